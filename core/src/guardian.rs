@@ -1,0 +1,1 @@
+//! The process that puts things back when we are killed.

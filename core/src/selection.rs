@@ -1,0 +1,1 @@
+//! Which backend was chosen, and why the others were not.

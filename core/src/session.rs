@@ -1,0 +1,1 @@
+//! One run: a backend, its engine, a limit, and the way back.
