@@ -8,7 +8,7 @@ use crate::{
     check::ProbeReport,
     error::Result,
     host::Host,
-    journal::{Journal, Undo},
+    journal::{Held, Journal, Undo},
     limit::{Direction, Limits},
     target::Target,
 };
@@ -68,8 +68,9 @@ pub trait Backend {
     fn start(&self, host: &Host, journal: &Journal) -> Result<Box<dyn Engine>>;
 
     /// Takes back one change that an instance of this backend recorded and did not live to
-    /// take back itself. What is already gone is no error.
-    fn undo(&self, undo: &Undo) -> Result<()>;
+    /// take back itself. What is already gone is no error. `held` are the descriptors that the
+    /// guardian kept (none in `clean`), `all` every change still to be taken back.
+    fn undo(&self, undo: &Undo, held: &Held, all: &[Undo]) -> Result<()>;
 }
 
 /// Names a limit within its engine.
@@ -138,8 +139,8 @@ pub trait Engine {
     /// a second by whoever owns the engine.
     fn refresh(&mut self) -> Vec<Notice>;
 
-    /// Lifts one limit; its sockets run at full speed again.
-    fn remove(&mut self, id: LimitId) -> Result<()>;
+    /// Lifts one limit; its sockets run at full speed again. Returns what passed in all.
+    fn remove(&mut self, id: LimitId) -> Result<Counters>;
 
     /// Lifts all limits and takes back everything. Goes on after an error and returns the
     /// first; the journal keeps what is not undone.

@@ -1,0 +1,52 @@
+# chadthrottle. `make run` and `make test` do all their own set-up on Debian 12 with Rust.
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+# Root tests and the demonstration need root; building does not.
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER = $(SUDO)
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER = $(SUDO)
+
+BUILD_PACKAGES := gcc libc6-dev iproute2
+TEST_PACKAGES := $(BUILD_PACKAGES) bpftool iperf3 curl nftables util-linux procps
+
+.PHONY: run build test lint unit conformance bench ebpf clean
+
+# Builds and starts `sudo chadthrottle run ARGS`; without ARGS and without a terminal it
+# limits a short built-in transfer and shows the rate it got.
+run: packages-run build
+	@if [ -z "$(ARGS)" ] && ! [ -t 0 -a -t 1 ]; \
+	then $(SUDO) target/release/chadthrottle demo; \
+	else $(SUDO) target/release/chadthrottle run $(ARGS); fi
+
+build:
+	cargo build --release --locked --package chadthrottle
+
+test: packages-test lint
+	tests/run-all
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- --deny warnings
+
+# Writes docs/benchmarks.md; ARGS="--grid standard tcp" for more or fewer cells.
+bench: packages-test build
+	cargo build --release --locked --package chadthrottle-tests
+	$(SUDO) target/release/bench $(ARGS)
+
+# Rebuilds the kernel object that is checked in; users need not.
+ebpf:
+	ebpf/build.sh
+
+clean:
+	cargo clean
+
+# Installs what is missing, and nothing when nothing is.
+packages-run: PACKAGES = $(BUILD_PACKAGES)
+packages-test: PACKAGES = $(TEST_PACKAGES)
+packages-run packages-test:
+	@missing=$$(for p in $(PACKAGES); do \
+	    dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; \
+	done); \
+	if [ -n "$$missing" ]; then \
+	    $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing; \
+	fi
