@@ -1,1 +1,11 @@
-//! stub
+//! The mechanisms that limit traffic, and the kernel interfaces that they share.
+//!
+//! Shared pieces: [`sockets`] (which sockets a process has, how to reach them, how to put
+//! them back), [`netns`] (working inside another network namespace), [`btf`] (offsets from
+//! the kernel's own type information) and [`bpf`] (the bpf(2) calls that aya keeps private).
+
+pub mod bpf;
+pub mod btf;
+pub mod ebpf;
+pub mod netns;
+pub mod sockets;

@@ -1,0 +1,1 @@
+//! The bpf(2) calls that aya keeps private.

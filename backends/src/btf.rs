@@ -1,0 +1,1 @@
+//! Offsets from the kernel's own type information.

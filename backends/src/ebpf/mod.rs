@@ -1,0 +1,1 @@
+//! The eBPF backend: BPF programs on cgroups.

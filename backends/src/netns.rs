@@ -1,0 +1,1 @@
+//! Working inside another network namespace.

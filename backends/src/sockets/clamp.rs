@@ -1,0 +1,80 @@
+//! Pace and window clamp: the two things that limiting leaves on a socket.
+//!
+//! Both are state of the socket and outlive who set them. [`restore`] puts them back from
+//! user space, for the guardian and `clean`, where no program of ours runs any more.
+//!
+//! **Why a large clamp is the way back.** The kernel has no "no clamp" for a connected
+//! socket: 0 is refused except in `TCP_CLOSE` (`tcp_set_window_clamp`, net/ipv4/tcp.c). But the
+//! clamp is only ever used as a minimum with what the receive buffer has room for
+//! (__`tcp_select_window`: `min(tp->window_clamp, tcp_full_space(sk))`; `tcp_grow_window`:
+//! `min(tp->window_clamp, tcp_space(sk))`), so one that is larger than any window leaves the
+//! buffer alone in charge, and the next time the kernel enlarges that buffer it writes its
+//! own value over ours (`tcp_rcv_space_adjust`: "make the window clamp follow along").
+//! Leaving ours small would last: auto-tuning writes the clamp only when the buffer grows,
+//! which needs a faster flow than the small clamp lets through. On a listener the value
+//! passes to what it accepts, where [`NO_CLAMP`] is what the kernel itself uses for "none"
+//! (`tcp_select_initial_window`).
+//!
+//! **How fast it is.** The new clamp is advertised with the next ACK; setting it sends none.
+//! A sender that waits on a closed window asks again by its persist timer (about 200 ms), and
+//! from there the window (`rcv_ssthresh`) grows by twice what arrives, as in a slow start. A
+//! clamp that the application had set itself is not known to us and is lifted as well.
+
+use std::os::fd::AsFd;
+
+use chadthrottle_core::{Error, ErrorKind, Result};
+
+use super::{option_failed, sys};
+
+/// `SO_MAX_PACING_RATE` of a socket that nobody paced (`~0UL`, net/core/sock.c).
+pub const NO_PACE: u64 = u64::MAX;
+
+/// The largest window TCP can advertise: `U16_MAX` << `TCP_MAX_WSCALE` (RFC 7323, section 2.3).
+pub const NO_CLAMP: u32 = 65_535 << 14;
+
+/// How fast a socket may send at most, in bytes per second of wire data; [`NO_PACE`] when
+/// nobody limited it. Minimum kernel 4.20 (before: at most `u32::MAX`).
+pub fn pace(fd: impl AsFd) -> Result<u64> {
+    sys::get_u64(fd.as_fd(), libc::SOL_SOCKET, sys::SO_MAX_PACING_RATE)
+        .map_err(|error| option_failed("read", "SO_MAX_PACING_RATE", error))
+}
+
+/// Sets [`pace`].
+pub fn set_pace(fd: impl AsFd, bytes_per_second: u64) -> Result<()> {
+    sys::set_u64(fd.as_fd(), libc::SOL_SOCKET, sys::SO_MAX_PACING_RATE, bytes_per_second)
+        .map_err(|error| option_failed("set", "SO_MAX_PACING_RATE", error))
+}
+
+/// The largest window that a TCP socket advertises, in bytes.
+pub fn window_clamp(fd: impl AsFd) -> Result<u32> {
+    sys::get_int(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP)
+        .map(i32::cast_unsigned)
+        .map_err(|error| option_failed("read", "TCP_WINDOW_CLAMP", error))
+}
+
+/// Sets [`window_clamp`]; the kernel raises it to at least 1152 bytes (`SOCK_MIN_RCVBUF` / 2).
+pub fn set_window_clamp(fd: impl AsFd, bytes: u32) -> Result<()> {
+    sys::set_int(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, bytes.cast_signed())
+        .map_err(|error| option_failed("set", "TCP_WINDOW_CLAMP", error))
+}
+
+/// Lets a TCP socket run at full speed again: its own pace, or none, and no window clamp.
+///
+/// `original_pace` is what the application had set itself, if it did. Fails when the socket
+/// does not take it, or says another value when asked.
+pub fn restore(fd: impl AsFd, original_pace: Option<u64>) -> Result<()> {
+    let fd = fd.as_fd();
+    let wanted = original_pace.unwrap_or(NO_PACE);
+    if pace(fd)? != wanted {
+        set_pace(fd, wanted)?;
+    }
+    // Both are done before either is judged: half a way back is better than none.
+    set_window_clamp(fd, NO_CLAMP)?;
+    let (paced, clamp) = (pace(fd)?, window_clamp(fd)?);
+    if paced == wanted && clamp >= NO_CLAMP {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Failed, "put back pace and window of", "a socket").meaning(
+        format!("It says {paced} bytes/s and a clamp of {clamp} bytes after they were set."),
+    ))
+}

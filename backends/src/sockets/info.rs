@@ -1,0 +1,75 @@
+//! What a socket is.
+
+use std::os::fd::AsFd;
+
+use rustix::net::{
+    AddressFamily, SocketType,
+    sockopt::{socket_acceptconn, socket_cookie, socket_domain, socket_protocol, socket_type},
+};
+
+use super::sys;
+
+/// Address family. A socket of family `Inet6` may carry IPv4 as well (mapped addresses).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// `AF_INET`.
+    Inet,
+    /// `AF_INET6`.
+    Inet6,
+}
+
+/// Which protocol a socket speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Plain TCP.
+    Tcp,
+    /// Multipath TCP (`IPPROTO_MPTCP`, 262): packets travel on subflows, which are other
+    /// sockets than the one the process holds.
+    Mptcp,
+    /// UDP, QUIC among it.
+    Udp,
+    /// Anything else over IP: raw, ping, SCTP, UDP-Lite.
+    Other,
+}
+
+/// What can be asked of an IP socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketInfo {
+    /// See [`Family`].
+    pub family: Family,
+    /// See [`Protocol`].
+    pub protocol: Protocol,
+    /// `SO_COOKIE`: unique until reboot, the same in BPF and `sock_diag`.
+    pub cookie: u64,
+    /// Whether it accepts connections.
+    pub listening: bool,
+}
+
+/// Describes a socket; `None` when it is no IP socket (or no socket at all).
+///
+/// Minimum kernel 4.12 (`SO_COOKIE`).
+#[must_use]
+pub fn describe(fd: impl AsFd) -> Option<SocketInfo> {
+    let fd = fd.as_fd();
+    let family = match socket_domain(fd).ok()? {
+        AddressFamily::INET => Family::Inet,
+        AddressFamily::INET6 => Family::Inet6,
+        _ => return None,
+    };
+    let number = socket_protocol(fd).ok()?.map_or(0, |protocol| protocol.as_raw().get());
+    let protocol = match (socket_type(fd).ok()?, number.cast_signed()) {
+        (SocketType::STREAM, libc::IPPROTO_TCP) => Protocol::Tcp,
+        (SocketType::STREAM, libc::IPPROTO_MPTCP) => Protocol::Mptcp,
+        (SocketType::DGRAM, libc::IPPROTO_UDP) => Protocol::Udp,
+        _ => Protocol::Other,
+    };
+    let cookie = socket_cookie(fd).ok()?;
+    let listening = socket_acceptconn(fd).ok()?;
+    Some(SocketInfo { family, protocol, cookie, listening })
+}
+
+/// The network namespace a socket belongs to (`SO_NETNS_COOKIE`); `None` before kernel 5.14.
+#[must_use]
+pub fn netns_cookie(fd: impl AsFd) -> Option<u64> {
+    sys::get_u64(fd.as_fd(), libc::SOL_SOCKET, sys::SO_NETNS_COOKIE).ok()
+}
