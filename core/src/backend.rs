@@ -70,7 +70,7 @@ pub trait Backend {
     /// Takes back one change that an instance of this backend recorded and did not live to
     /// take back itself. What is already gone is no error. `held` are the descriptors that the
     /// guardian kept (none in `clean`), `all` every change still to be taken back.
-    fn undo(&self, undo: &Undo, held: &Held, all: &[Undo]) -> Result<()>;
+    fn undo(&self, host: &Host, undo: &Undo, held: &Held, all: &[Undo]) -> Result<()>;
 }
 
 /// Names a limit within its engine.

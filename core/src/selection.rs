@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     backend::{Backend, BackendId},
-    check::Remedy,
+    check::Verdict,
     error::{Error, ErrorKind, Result},
     host::Host,
 };
@@ -50,8 +50,13 @@ pub(crate) fn candidates(
 }
 
 /// Why a backend does not work here, or `None` when it does.
-pub(crate) fn rejection(backend: &dyn Backend, host: &Host) -> Option<(String, Remedy)> {
+pub(crate) fn rejection(backend: &dyn Backend, host: &Host) -> Option<Error> {
     let report = backend.probe(host);
     let check = report.first_failure()?;
-    Some((format!("{}: {}", check.asked, check.evidence), check.remedy.clone()))
+    let kind = match check.verdict {
+        Verdict::Denied => ErrorKind::NotPermitted,
+        _ => ErrorKind::NoBackend,
+    };
+    let error = Error::new(kind, &check.asked, format!("for the backend {}", backend.id()));
+    Some(error.meaning(format!("{}.", check.evidence)).remedy(check.remedy.clone()))
 }

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::{
     backend::{Backend, BackendId, Counters, Engine, LimitId, Notice},
-    cgroup::{self, Leaf},
+    cgroup::Leaf,
     error::{Error, ErrorKind, Result},
     guardian::Guardian,
     host::Host,
@@ -41,9 +41,10 @@ impl Session {
     /// Cleans up after dead instances, opens the journal and starts the guardian.
     /// Nothing is limited and no cgroup, program or socket is touched yet.
     pub fn open(host: Host, backends: Vec<Box<dyn Backend>>) -> Result<Self> {
-        recover::sweep(&host, &mut |id, undo, held, all| undo_with(&backends, id, undo, held, all))
-            .iter()
-            .for_each(recover::Outcome::log);
+        let mut undo = |id, undo: &_, held: &_, all: &_| {
+            undo_with(&backends, &host, id, undo, held, all)
+        };
+        recover::sweep(&host, &mut undo).iter().for_each(recover::Outcome::log);
         let journal = Journal::create(&host)?;
         let guardian = Guardian::spawn(&journal)?;
         Ok(Self {
@@ -58,7 +59,7 @@ impl Session {
 
     /// A leaf below our own cgroup, for a command that is about to be started in it.
     pub fn leaf(&mut self) -> Result<PathBuf> {
-        let own = cgroup::own(&self.host)?;
+        let own = self.host.cgroup_of(std::process::id().cast_signed())?;
         let leaf = Leaf::create(&own, &self.leaves.len().to_string(), &self.journal)?;
         let path = leaf.path().to_owned();
         self.leaves.push(leaf);
@@ -156,13 +157,14 @@ impl Session {
 /// Takes back one recorded change: the closure that sweep, guardian and clean share.
 pub fn undo_with(
     backends: &[Box<dyn Backend>],
+    host: &Host,
     id: Option<BackendId>,
     undo: &crate::journal::Undo,
     held: &crate::journal::Held,
     all: &[crate::journal::Undo],
 ) -> Result<()> {
     match backends.iter().find(|backend| Some(backend.id()) == id) {
-        Some(backend) => backend.undo(undo, held, all),
+        Some(backend) => backend.undo(host, undo, held, all),
         None => Err(Error::new(ErrorKind::Failed, "take back", format!("{undo}"))
             .meaning("The backend that did it is not built into this version.")
             .advice("Run `chadthrottle clean` of the version that did it.")),
@@ -176,10 +178,8 @@ fn attempt(
     targets: &[Target],
     limits: &Limits,
 ) -> Result<Running> {
-    if let Some((reason, remedy)) = rejection(backend, host) {
-        return Err(Error::new(ErrorKind::NoBackend, "use the backend", backend.id())
-            .meaning(format!("It was tried: {reason}."))
-            .remedy(remedy));
+    if let Some(rejection) = rejection(backend, host) {
+        return Err(rejection);
     }
     let mut engine = backend.start(host, journal)?;
     match engine.add(targets, limits) {
@@ -195,7 +195,7 @@ fn attempt(
 
 /// Whether another backend could do better: not when the target or the request is at fault.
 fn is_about_backend(error: &Error) -> bool {
-    matches!(error.kind, ErrorKind::Failed | ErrorKind::NoBackend)
+    !matches!(error.kind, ErrorKind::Usage | ErrorKind::NoSuchTarget)
 }
 
 fn no_backend(first: Option<Error>, tried: usize) -> Error {
@@ -204,7 +204,9 @@ fn no_backend(first: Option<Error>, tried: usize) -> Error {
             if tried > 1 {
                 error.meaning.push_str(" The other backends failed too; see the log.");
             }
-            error.kind = ErrorKind::NoBackend;
+            if error.kind == ErrorKind::Failed {
+                error.kind = ErrorKind::NoBackend;
+            }
             error
         }
         None => Error::new(ErrorKind::NoBackend, "find", "a backend")

@@ -1,0 +1,261 @@
+//! The kernel programs: embedded, loaded once per engine, linked to cgroups.
+
+use std::{fs::File, io, os::fd::AsFd};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Map, MapData},
+    programs::{
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, FdLink, Iter, Program,
+        ProgramError, ProgramFd, RawTracePoint, SockOps,
+    },
+};
+use chadthrottle_core::{
+    Error, Result,
+    check::Remedy,
+    error::ErrorKind,
+};
+use tracing::{debug, info};
+
+use crate::{bpf::AttachType, btf::Offsets};
+
+/// Built by `make ebpf`; the record beside it names its compiler and linker.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/chadthrottle.bpf.o");
+
+/// The programs that are attached to cgroups, in the order in which they are attached: the
+/// sockets must be known before their packets are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    SockCreate,
+    SockOps,
+    Ingress,
+    Egress,
+}
+
+impl Hook {
+    pub(super) const ALL: [Self; 4] =
+        [Self::SockCreate, Self::SockOps, Self::Ingress, Self::Egress];
+
+    /// Its name in the object.
+    pub(super) fn program(self) -> &'static str {
+        match self {
+            Self::SockCreate => "chadthrottle_sock_create",
+            Self::SockOps => "chadthrottle_sockops",
+            Self::Ingress => "chadthrottle_ingress",
+            Self::Egress => "chadthrottle_egress",
+        }
+    }
+
+    /// What the log calls it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::SockCreate => "sock_create",
+            Self::SockOps => "sock_ops",
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+
+    pub(super) fn attach_type(self) -> AttachType {
+        match self {
+            Self::SockCreate => AttachType::InetSockCreate,
+            Self::SockOps => AttachType::SockOps,
+            Self::Ingress => AttachType::InetIngress,
+            Self::Egress => AttachType::InetEgress,
+        }
+    }
+}
+
+/// The loaded object.
+pub(super) struct Object {
+    ebpf: Ebpf,
+    /// Whether the kernel follows forks for us.
+    pub(super) follows_forks: bool,
+    /// Whether open sockets can be adopted and restored by the iterator.
+    pub(super) iterates: bool,
+}
+
+impl Object {
+    /// Loads every program; the fork tracepoint and the iterator may be refused.
+    pub(super) fn load() -> Result<Self> {
+        let btf = Btf::from_sys_fs().ok();
+        let offsets = Offsets::from_kernel().unwrap_or_else(|error| {
+            info!("downloads are only policed: {error}");
+            Offsets::default()
+        });
+        let mptcp = u32::from(offsets.has_mptcp);
+        let mut loader = EbpfLoader::default();
+        loader
+            .btf(btf.as_ref())
+            .override_global("OFF_RCV_WUP", &offsets.rcv_wup, true)
+            .override_global("OFF_RCV_WND", &offsets.rcv_wnd, true)
+            .override_global("OFF_RCV_MSS", &offsets.rcv_mss, true)
+            .override_global("OFF_TASK_PID", &offsets.task_pid, true)
+            .override_global("OFF_TASK_TGID", &offsets.task_tgid, true)
+            .override_global("HAS_MPTCP", &mptcp, true);
+        let mut object = Self {
+            ebpf: loader.load(OBJECT).map_err(|error| load_error("the object", &error))?,
+            follows_forks: false,
+            iterates: false,
+        };
+        for hook in Hook::ALL {
+            object.load_hook(hook).map_err(|error| load_error(hook.program(), &error))?;
+        }
+        object.follows_forks = optional("follow forks", object.load_fork());
+        object.iterates = match btf {
+            Some(btf) => optional("iterate over sockets", object.load_iterator(&btf)),
+            None => false,
+        };
+        Ok(object)
+    }
+
+    fn program(&mut self, name: &str) -> Result<&mut Program, ProgramError> {
+        // The names are those of our own object; a test loads every one of them.
+        self.ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)
+    }
+
+    fn load_hook(&mut self, hook: Hook) -> Result<(), ProgramError> {
+        match self.program(hook.program())? {
+            Program::CgroupSkb(program) => {
+                program.load()?;
+                debug!(
+                    "Program '{}' loaded with expected_attach_type: {:?}",
+                    hook.program(),
+                    program.expected_attach_type()
+                );
+                Ok(())
+            }
+            Program::CgroupSock(program) => program.load(),
+            Program::SockOps(program) => program.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        }
+    }
+
+    fn load_fork(&mut self) -> Result<(), ProgramError> {
+        let program: &mut RawTracePoint = self.program("chadthrottle_fork")?.try_into()?;
+        program.load()?;
+        program.attach("sched_process_fork").map(drop)
+    }
+
+    fn load_iterator(&mut self, btf: &Btf) -> Result<(), ProgramError> {
+        let program: &mut Iter = self.program("chadthrottle_iter")?.try_into()?;
+        program.load("tcp", btf)
+    }
+
+    /// The iterator's program, for links of our own and for the guardian.
+    pub(super) fn iterator(&self) -> Option<&ProgramFd> {
+        match self.ebpf.program("chadthrottle_iter")? {
+            Program::Iter(program) => program.fd().ok(),
+            _ => None,
+        }
+    }
+
+    /// Links one program to a cgroup, always with flags 0: every other value is EINVAL on
+    /// every kernel (a link is "multi" by nature).
+    pub(super) fn link(&mut self, hook: Hook, cgroup: &File) -> io::Result<FdLink> {
+        self.try_link(hook, cgroup).map_err(errno_of)
+    }
+
+    fn try_link(&mut self, hook: Hook, cgroup: &File) -> Result<FdLink, ProgramError> {
+        const FLAGS_0: CgroupAttachMode = CgroupAttachMode::Single;
+        match self.program(hook.program())? {
+            Program::CgroupSkb(program) => {
+                let direction = match hook {
+                    Hook::Ingress => CgroupSkbAttachType::Ingress,
+                    _ => CgroupSkbAttachType::Egress,
+                };
+                let id = program.attach(cgroup, direction, FLAGS_0)?;
+                Ok(program.take_link(id)?.try_into()?)
+            }
+            Program::CgroupSock(program) => {
+                let id = program.attach(cgroup, FLAGS_0)?;
+                Ok(program.take_link(id)?.try_into()?)
+            }
+            Program::SockOps(program) => {
+                let id = program.attach(cgroup, FLAGS_0)?;
+                Ok(program.take_link(id)?.try_into()?)
+            }
+            _ => Err(ProgramError::UnexpectedProgramType),
+        }
+    }
+
+    /// The descriptor and the id of a cgroup program, for the legacy attach.
+    pub(super) fn legacy(&self, hook: Hook) -> io::Result<(&ProgramFd, u32)> {
+        let program = self.ebpf.program(hook.program()).ok_or(io::ErrorKind::NotFound)?;
+        let id = program.info().map_err(errno_of)?.id();
+        Ok((program.fd().map_err(errno_of)?, id))
+    }
+
+    /// One of the object's maps; see `ebpf/src/layout.rs`.
+    pub(super) fn take_map(&mut self, name: &str) -> Result<Map> {
+        self.ebpf.take_map(name).ok_or_else(|| {
+            Error::new(ErrorKind::Failed, "find the map", name)
+                .meaning("The embedded object does not fit this program: it was built wrongly.")
+        })
+    }
+}
+
+/// The errno inside aya's error.
+pub(super) fn errno_of(error: ProgramError) -> io::Error {
+    match error {
+        ProgramError::SyscallError(error) => error.io_error,
+        ProgramError::LoadError { io_error, .. } => io_error,
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+fn optional(what: &str, outcome: Result<(), ProgramError>) -> bool {
+    match outcome {
+        Ok(()) => true,
+        Err(error) => {
+            info!("this kernel does not let us {what}: {error}");
+            false
+        }
+    }
+}
+
+fn load_error(what: &str, error: &(dyn std::error::Error + 'static)) -> Error {
+    let mut source = Some(error);
+    let mut errno = None;
+    while let Some(inner) = source {
+        errno = errno.or_else(|| inner.downcast_ref::<io::Error>()?.raw_os_error());
+        source = inner.source();
+    }
+    debug!("loading {what}: {error:?}");
+    let base = Error::new(ErrorKind::Failed, "load the BPF program", what);
+    match errno {
+        Some(errno) => {
+            let (meaning, remedy) = meaning_of_load(errno);
+            base.because(io::Error::from_raw_os_error(errno)).meaning(meaning).remedy(remedy)
+        }
+        None => base.meaning(format!("{error}.")),
+    }
+}
+
+/// What an errno of BPF_PROG_LOAD or BPF_MAP_CREATE means.
+fn meaning_of_load(errno: i32) -> (&'static str, Remedy) {
+    const EPERM: i32 = 1;
+    const EACCES: i32 = 13;
+    const EINVAL: i32 = 22;
+    const ENOSYS: i32 = 38;
+    match errno {
+        EPERM => (
+            "BPF is not allowed here: a capability is missing, a seccomp filter or a container \
+             forbids it, or (before 5.11) RLIMIT_MEMLOCK is too small.",
+            Remedy::GrantCapability("CAP_BPF and CAP_NET_ADMIN".to_owned()),
+        ),
+        EACCES => (
+            "The verifier of this kernel refused the program, or an LSM policy did.",
+            Remedy::Do("Run with RUST_LOG=debug to see the verifier's log.".to_owned()),
+        ),
+        EINVAL => (
+            "This kernel does not know something the program uses.",
+            Remedy::Do("Run with RUST_LOG=debug to see which, or use another backend.".to_owned()),
+        ),
+        ENOSYS => (
+            "The bpf(2) system call does not exist here.",
+            Remedy::RebuildKernel("CONFIG_BPF_SYSCALL".to_owned()),
+        ),
+        _ => ("The kernel refused it.", Remedy::None),
+    }
+}

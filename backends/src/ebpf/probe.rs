@@ -1,0 +1,81 @@
+//! What this kernel lets the backend do, by cheap real calls.
+
+use aya::maps::{Array, MapData};
+use chadthrottle_core::{
+    Host,
+    check::{Check, ProbeReport, Remedy, Verdict},
+    host::missing_capabilities,
+};
+use rustix::thread::CapabilitySet;
+
+/// Asks in the order in which things are needed, and stops at the first no: what comes after
+/// would only say the same again.
+pub(super) fn probe(host: &Host) -> ProbeReport {
+    let mut report = ProbeReport::default();
+    for ask in [cgroup2, capabilities, bpf_syscall] {
+        let check = ask(host);
+        let works = check.verdict == Verdict::Works;
+        report.checks.push(check);
+        if !works {
+            break;
+        }
+    }
+    report
+}
+
+fn cgroup2(host: &Host) -> Check {
+    let asked = "find the cgroup v2 hierarchy in mountinfo".to_owned();
+    match &host.cgroups {
+        Some(cgroups) => works("cgroup2-mounted", asked, cgroups.mount.display().to_string()),
+        None => Check {
+            name: "cgroup2-mounted",
+            asked,
+            verdict: Verdict::Missing,
+            evidence: "no file system of type cgroup2 is mounted".to_owned(),
+            remedy: Remedy::MountCgroup2,
+        },
+    }
+}
+
+/// `CAP_BPF` (5.8) loads, `CAP_NET_ADMIN` attaches, `CAP_PERFMON` lets the verifier take
+/// pointers from the kernel's types, `CAP_SYS_PTRACE` reaches the sockets of others.
+/// `CAP_SYS_ADMIN` stands for `CAP_BPF` and `CAP_PERFMON`.
+fn capabilities(_: &Host) -> Check {
+    let asked = "use the capabilities for BPF and for the sockets of others".to_owned();
+    let mut needed = CapabilitySet::NET_ADMIN | CapabilitySet::SYS_PTRACE;
+    if !missing_capabilities(CapabilitySet::SYS_ADMIN).is_empty() {
+        needed |= CapabilitySet::BPF | CapabilitySet::PERFMON;
+    }
+    let missing = missing_capabilities(needed).join(", ");
+    if missing.is_empty() {
+        return works("capabilities", asked, "all there".to_owned());
+    }
+    Check {
+        name: "capabilities",
+        asked,
+        verdict: Verdict::Denied,
+        evidence: format!("the effective set lacks {missing}"),
+        remedy: Remedy::GrantCapability(missing),
+    }
+}
+
+fn bpf_syscall(_: &Host) -> Check {
+    let asked = "create a BPF map".to_owned();
+    let Err(error) = Array::<MapData, u32>::create(1, 0) else {
+        return works("map-create", asked, "one entry".to_owned());
+    };
+    let errno = super::maps::errno(error);
+    let (verdict, remedy) = match errno.raw_os_error() {
+        Some(1 | 13) => (
+            Verdict::Denied,
+            Remedy::Do("A seccomp filter, a container or kernel lockdown forbids BPF.".to_owned()),
+        ),
+        Some(38) => (Verdict::Missing, Remedy::RebuildKernel("CONFIG_BPF_SYSCALL".to_owned())),
+        _ => (Verdict::Inconclusive, Remedy::None),
+    };
+    Check { name: "map-create", asked, verdict, evidence: errno.to_string(), remedy }
+}
+
+fn works(name: &'static str, asked: String, evidence: String) -> Check {
+    Check { name, asked, verdict: Verdict::Works, evidence, remedy: Remedy::None }
+}
