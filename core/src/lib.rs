@@ -15,6 +15,7 @@ pub mod journal;
 pub mod limit;
 pub mod process;
 pub mod rate;
+pub mod recover;
 pub mod selection;
 pub mod session;
 pub mod target;

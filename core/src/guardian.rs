@@ -1,1 +1,0 @@
-//! The process that puts things back when we are killed.

@@ -1,0 +1,68 @@
+//! What can be taken back.
+
+use std::{fmt, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::process::ProcessKey;
+
+/// One change, described so that somebody else can take it back after we died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "undo")]
+pub enum Undo {
+    /// A cgroup of ours. Its processes go back to its parent, then it is removed.
+    Leaf {
+        /// Where it is.
+        path: PathBuf,
+        /// Its id (inode): a directory that came later under the same name is not ours. 0
+        /// between the record and mkdir.
+        id: u64,
+    },
+    /// A program attached with `BPF_PROG_ATTACH`, which outlives us.
+    Attachment {
+        /// The cgroup.
+        path: PathBuf,
+        /// Its id.
+        id: u64,
+        /// enum `bpf_attach_type`.
+        attach_type: u32,
+        /// The program's id.
+        program: u32,
+    },
+    /// Sockets whose pace or window clamp we may have changed: all TCP sockets of this target.
+    Sockets {
+        /// Processes, with all their children.
+        processes: Vec<ProcessKey>,
+        /// Cgroups (ids), with all below.
+        cgroups: Vec<u64>,
+    },
+    /// The pace (`SO_MAX_PACING_RATE`, bytes/s) that the application had set itself.
+    Pace {
+        /// `SO_COOKIE`.
+        cookie: u64,
+        /// Bytes per second.
+        rate: u64,
+    },
+}
+
+/// In plain words, as an infinitive: "remove the cgroup /sys/fs/cgroup/x".
+impl fmt::Display for Undo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leaf { path, .. } => write!(f, "remove the cgroup {}", path.display()),
+            Self::Attachment { path, program, .. } => {
+                write!(f, "detach the program {program} from the cgroup {}", path.display())
+            }
+            Self::Sockets { processes, cgroups } => {
+                let processes = processes.iter().map(|key| format!("process {}", key.pid));
+                let cgroups = cgroups.iter().map(|id| format!("the cgroup with id {id}"));
+                let owners: Vec<String> = processes.chain(cgroups).collect();
+                write!(f, "give the sockets of {} their speed back", owners.join(", "))
+            }
+            Self::Pace { cookie, rate } => write!(
+                f,
+                "give the socket with cookie {cookie} back its own pace of {rate} bytes a second"
+            ),
+        }
+    }
+}
