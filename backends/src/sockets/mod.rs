@@ -29,6 +29,7 @@ use rustix::{
 };
 
 pub use clamp::{NO_CLAMP, NO_PACE, pace, restore, set_pace, set_window_clamp, window_clamp};
+pub use diag::DiagSocket;
 pub use info::{Family, Protocol, SocketInfo, describe, netns_cookie};
 pub use map::SocketMap;
 
