@@ -1,0 +1,35 @@
+//! What people read: all of it on stderr, so that stdout carries nothing but data.
+
+use std::{
+    env, fmt,
+    io::{self, IsTerminal, Write},
+};
+
+use tracing_subscriber::EnvFilter;
+
+/// Starts the log. `RUST_LOG` decides what is shown; without it our own notices and
+/// everybody's warnings, or when `quiet` only warnings.
+pub(crate) fn init(quiet: bool) {
+    let default = if quiet { "warn" } else { "warn,chadthrottle=info" };
+    let filter = match env::var("RUST_LOG") {
+        Ok(directives) if !directives.is_empty() => {
+            EnvFilter::builder().parse_lossy(directives)
+        }
+        _ => EnvFilter::new(default),
+    };
+    let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal() && !no_color)
+        .with_target(false)
+        .without_time()
+        .init();
+}
+
+/// Writes one line to stderr.
+pub(crate) fn say(line: impl fmt::Display) {
+    // Not eprintln!, which panics when nobody reads stderr any more: a limit must hold, and
+    // be taken back, all the same. There is nowhere left to report this error to.
+    writeln!(io::stderr(), "{line}").unwrap_or_default();
+}

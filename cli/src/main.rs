@@ -1,0 +1,37 @@
+//! chadthrottle limits the network bandwidth of processes on Linux while they run.
+
+mod args;
+mod backends;
+mod clean;
+mod demo;
+mod events;
+mod exit;
+mod guardian;
+mod launch;
+mod log;
+mod probe;
+mod run;
+mod units;
+
+use std::process::ExitCode;
+
+use args::Command;
+
+fn main() -> ExitCode {
+    let command = args::parse();
+    log::init(command.is_quiet());
+    let outcome = match command {
+        Command::Run(args) => run::run(&args),
+        Command::Probe(args) => probe::probe(&args),
+        Command::Clean(args) => clean::clean(&args),
+        Command::Demo => demo::demo(),
+        Command::Receive(args) => demo::receive(&args),
+        Command::Launch(args) => launch::launch(&args),
+        Command::Guardian => guardian::guardian(),
+    };
+    let exit = outcome.unwrap_or_else(|failure| {
+        log::say(format_args!("chadthrottle: {}", failure.error));
+        failure.exit
+    });
+    exit.into()
+}

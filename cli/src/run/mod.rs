@@ -1,0 +1,127 @@
+//! `chadthrottle run`: limits, holds, and takes back.
+//!
+//! Everything that can be refused is refused before anything is touched: unknown users and
+//! commands, targets that do not exist, an event file that cannot be written. Whatever
+//! happens afterwards, the session is finished.
+
+mod command;
+mod hold;
+mod report;
+mod signals;
+mod summary;
+mod targets;
+
+use std::time::Instant;
+
+use chadthrottle_core::{Host, Target, session::Session};
+
+use crate::{
+    args::RunArgs,
+    backends,
+    events::Events,
+    exit::{Exit, Failure},
+    log,
+};
+pub(crate) use command::{not_started, user};
+
+use command::Running;
+use hold::{End, Hold};
+use report::Report;
+use signals::Signals;
+
+/// Runs to the end of the limits, or of the command.
+pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
+    let outcome = checked(args);
+    if args.command.is_empty() { outcome } else { outcome.map_err(Failure::with_command) }
+}
+
+/// Checks everything, then limits.
+fn checked(args: &RunArgs) -> Result<Exit, Failure> {
+    if let Some(program) = args.command.first() {
+        command::check(program)?;
+    }
+    if let Some(user) = &args.user {
+        command::user(user)?;
+    }
+    let host = Host::detect()?;
+    let targets = targets::resolve(&host, args)?;
+    let report = Report::new(Events::open(args)?);
+    // From here on a signal is a request to put everything back.
+    let signals = Signals::catch()?;
+
+    let mut session = Session::open(host, backends::built())?;
+    let outcome = limited(&mut session, args, targets, report, signals);
+    let (_, released) = session.finish();
+    match (outcome, released) {
+        (Ok(exit), Ok(())) => Ok(exit),
+        (Ok(_), Err(error)) => Err(error.into()),
+        (Err(failure), Ok(())) => Err(failure),
+        (Err(failure), Err(error)) => {
+            tracing::error!("{error}");
+            Err(failure)
+        }
+    }
+}
+
+/// From the choice of a backend until the limits are lifted and the command has ended.
+fn limited(
+    session: &mut Session,
+    args: &RunArgs,
+    mut targets: Vec<Target>,
+    mut report: Report,
+    mut signals: Signals,
+) -> Result<Exit, Failure> {
+    let limits = args.limits();
+    let leaf = match args.command.first() {
+        Some(_) => Some(session.leaf()?),
+        None => None,
+    };
+    if let Some(leaf) = &leaf {
+        targets.push(targets::command(leaf, args));
+    }
+    let selection = session.start(args.backend.0, &targets, &limits)?;
+    let enforced = Instant::now();
+    report.enforced(&selection, &targets, &limits);
+
+    let mut running = match &leaf {
+        Some(leaf) => Some(Running::start(leaf, args)?),
+        None => None,
+    };
+    let end = Hold {
+        signals: &mut signals,
+        command: running.as_mut(),
+        targets: &targets,
+        until: args.duration.and_then(|duration| enforced.checked_add(duration)),
+    }
+    .hold(Some((&mut *session, &mut report)))?;
+
+    let (totals, lifted) = session.lift();
+    report.released(totals);
+    if !args.quiet {
+        log::say(summary::Summary {
+            totals,
+            limits: &limits,
+            time: enforced.elapsed(),
+            backend: selection.chosen,
+        });
+    }
+    let exit = match (end, running) {
+        (End::Command(exit), _) => exit,
+        (End::Done, None) => Exit::Done,
+        // The time is up; the command goes on without limits.
+        (End::Done, Some(mut running)) => {
+            let rest = Hold {
+                signals: &mut signals,
+                command: Some(&mut running),
+                targets: &[],
+                until: None,
+            };
+            match rest.hold(None)? {
+                End::Command(exit) => exit,
+                End::Done => Exit::Done,
+            }
+        }
+    };
+    lifted?;
+    Ok(exit)
+}

@@ -1,0 +1,102 @@
+//! What a run tells while it runs: events for machines, the log for people.
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use chadthrottle_core::{
+    Counters, Direction, Limits, Notice, Target, backend::Count, selection::Selection,
+    session::Session,
+};
+use tracing::{info, warn};
+
+use crate::{
+    events::{Event, Events, Stat},
+    units,
+};
+
+/// Tells it.
+pub(super) struct Report {
+    events: Events,
+    /// The counters of the last tick and when that was.
+    last: (Counters, Instant),
+    /// What was warned of: each second would be too often.
+    warned: HashSet<String>,
+}
+
+impl Report {
+    pub(super) fn new(events: Events) -> Self {
+        let last = (Counters::default(), Instant::now());
+        Self { events, last, warned: HashSet::new() }
+    }
+
+    /// The limits are in force from now on.
+    pub(super) fn enforced(
+        &mut self,
+        selection: &Selection,
+        targets: &[Target],
+        limits: &Limits,
+    ) {
+        self.last.1 = Instant::now();
+        let Selection { chosen, attach, rejected } = selection;
+        let targets: Vec<String> = targets.iter().map(Target::to_string).collect();
+        let rates = Direction::BOTH.into_iter().filter_map(|direction| {
+            limits.get(direction).map(|limit| format!("{direction} {}", limit.rate))
+        });
+        info!(
+            "limiting {} to {} with {chosen} ({attach})",
+            targets.join(", "),
+            rates.collect::<Vec<_>>().join(", ")
+        );
+        self.events.set_backend(*chosen);
+        self.events.emit(Event::Selected { attach, rejected });
+        self.events.emit(Event::Enforced { targets, limits });
+    }
+
+    /// Keeps the limits true and says what passed; whether all targets have ended.
+    pub(super) fn tick(&mut self, session: &mut Session) -> bool {
+        let mut is_over = false;
+        for notice in session.refresh() {
+            match notice {
+                Notice::Warning(message) => self.warn(&message),
+                Notice::TargetEnded(_) => is_over = true,
+            }
+        }
+        match session.counters() {
+            Ok(counters) => self.stats(counters),
+            Err(error) => self.warn(&error.to_string()),
+        }
+        is_over
+    }
+
+    /// The limits are lifted.
+    pub(super) fn released(&mut self, totals: Counters) {
+        self.events.emit(Event::Released { totals });
+    }
+
+    fn stats(&mut self, counters: Counters) {
+        let now = Instant::now();
+        let time = now - self.last.1;
+        let stat = |direction| stat(counters.get(direction), self.last.0.get(direction), time);
+        let event = Event::Stats {
+            download: stat(Direction::Download),
+            upload: stat(Direction::Upload),
+        };
+        self.events.emit(event);
+        self.last = (counters, now);
+    }
+
+    fn warn(&mut self, message: &str) {
+        if self.warned.insert(message.to_owned()) {
+            warn!("{message}");
+            self.events.emit(Event::Warning { message });
+        }
+    }
+}
+
+/// What passed in one direction, and how fast since `before`.
+fn stat(now: Count, before: Count, time: Duration) -> Stat {
+    let rate = units::per_second(now.bytes.saturating_sub(before.bytes), time);
+    Stat { bytes: now.bytes, rate, dropped: now.dropped }
+}
