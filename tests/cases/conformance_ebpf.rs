@@ -1,1 +1,3 @@
-//! stub
+//! The conformance cases on the eBPF backend.
+
+chadthrottle_tests::conformance!("ebpf");

@@ -7,6 +7,7 @@
 //! - [`relay`]: the delay between the namespaces
 //! - [`throttle`]: chadthrottle itself, run and watched from outside
 //! - [`leftovers`]: what a run must not leave behind
+//! - [`stage`]: all of these in one, for a case
 //! - [`rates`]: what bins say
 //! - [`conformance`]: the cases that every backend must pass
 //! - [`bench`]: how exact a limit is
@@ -16,11 +17,17 @@
 #![allow(clippy::cast_precision_loss)] // Counts of bytes become rates; 52 bits are plenty.
 #![allow(clippy::must_use_candidate)] // Its handles act when they are made and dropped.
 
+#[macro_use]
+pub mod skip;
+
 pub mod cgroup;
+pub mod conformance;
 pub mod lab;
+pub mod leftovers;
 pub mod load;
 pub mod process;
 pub mod rates;
 pub mod relay;
-pub mod skip;
+pub mod stage;
 pub mod sys;
+pub mod throttle;

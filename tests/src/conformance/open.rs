@@ -1,0 +1,83 @@
+//! A limit that comes later: connections that are already open slow down within a second.
+
+use super::{GLANCE, running};
+use crate::{
+    lab::Family::{self, V4, V6},
+    load::{Plan, Role},
+    rates,
+    stage::{
+        Direction::{self, Download, Upload},
+        Stage,
+    },
+};
+
+fn open(backend: &str, direction: Direction, family: Family, shape: impl Fn(Plan) -> Plan) {
+    let stage = Stage::new(backend);
+    let transfer = running(&stage, direction, family, shape);
+    let throttle = stage.limit(direction, transfer.near.pid());
+    transfer.assert_limited("open connection");
+    assert_eq!(transfer.far.connections(), 1, "it is the same connection");
+    throttle.stop();
+    transfer.assert_recovers("open connection after release");
+    stage.end();
+}
+
+/// TCP over IPv4, downloading.
+pub fn tcp_download(backend: &str) {
+    open(backend, Download, V4, |plan| plan);
+}
+
+/// TCP over IPv4, uploading.
+pub fn tcp_upload(backend: &str) {
+    open(backend, Upload, V4, |plan| plan);
+}
+
+/// TCP over IPv6, downloading.
+pub fn tcp6_download(backend: &str) {
+    open(backend, Download, V6, |plan| plan);
+}
+
+/// TCP over IPv6, uploading.
+pub fn tcp6_upload(backend: &str) {
+    open(backend, Upload, V6, |plan| plan);
+}
+
+/// UDP, downloading.
+pub fn udp_download(backend: &str) {
+    open(backend, Download, V4, Plan::udp);
+}
+
+/// UDP, uploading.
+pub fn udp_upload(backend: &str) {
+    open(backend, Upload, V4, Plan::udp);
+}
+
+/// 16 connections, downloading.
+pub fn many_flows_download(backend: &str) {
+    open(backend, Download, V4, |plan| plan.flows(16));
+}
+
+/// 16 connections, uploading.
+pub fn many_flows_upload(backend: &str) {
+    open(backend, Upload, V4, |plan| plan.flows(16));
+}
+
+/// A connection that another process opened and handed to the limited one (`SCM_RIGHTS`).
+pub fn passed_to_the_target(backend: &str) {
+    let stage = Stage::new(backend);
+    let hand = stage.directory().join("hand");
+    let address = stage.lab.far_address(V4);
+    let _far = Plan::accept(address, Role::Send).rate(super::OFFERED).start(&stage.far());
+    let target = Plan::take(&hand, Role::Recv).start(&stage.near());
+    let throttle = stage.limit(Download, target.pid());
+    let giver = Plan::connect(address, Role::Recv).give(&hand).start(&stage.near());
+    giver.wait_given();
+    target.wait_connected();
+    // The rescan comes once a second; then the connection has its second to come down.
+    std::thread::sleep(GLANCE + super::SETTLE);
+    let bins = target.watch(super::MEASURE);
+    let rate = rates::mean(&bins);
+    rates::assert_rate("passed connection", rate, rates::TEN_MBIT, super::TOLERANCE, &bins);
+    throttle.stop();
+    stage.end();
+}

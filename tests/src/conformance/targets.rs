@@ -1,0 +1,47 @@
+//! Targets that end.
+
+use super::running;
+use crate::{
+    lab::Family::V4,
+    stage::{
+        Direction::{Download, Upload},
+        Stage,
+    },
+};
+
+/// The last target ends: so does the run, with status 0.
+pub fn process_exit_ends_the_run(backend: &str) {
+    let stage = Stage::new(backend);
+    let transfer = running(&stage, Download, V4, |plan| plan);
+    let mut throttle = stage.limit(Download, transfer.near.pid());
+    drop(transfer);
+    assert_eq!(throttle.wait(), 0, "{}", throttle.stderr());
+    throttle.expect_event("released");
+    stage.end();
+}
+
+/// One of two targets ends: the other stays limited.
+pub fn one_of_two_targets_ends(backend: &str) {
+    let stage = Stage::new(backend);
+    let stays = running(&stage, Upload, V4, |plan| plan);
+    let ends = running(&stage, Upload, V4, |plan| plan);
+    let (first, second) = (stays.near.pid().to_string(), ends.near.pid().to_string());
+    let throttle = stage.run(&["-u", "10mbit", "--pid", &first, "--pid", &second]);
+    drop(ends);
+    stays.assert_limited("the one that stays");
+    throttle.stop();
+    stage.end();
+}
+
+/// A target limited, released and limited again, on the same connection.
+pub fn reused_run(backend: &str) {
+    let stage = Stage::new(backend);
+    let transfer = running(&stage, Upload, V4, |plan| plan);
+    for _ in 0..2 {
+        let throttle = stage.limit(Upload, transfer.near.pid());
+        transfer.assert_limited("limited");
+        throttle.stop();
+        transfer.assert_recovers("released");
+    }
+    stage.end();
+}
