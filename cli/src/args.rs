@@ -172,7 +172,10 @@ pub(crate) fn parse() -> Command {
     if let Command::Run(args) = &command
         && let Err(problem) = args.check()
     {
-        Cli::command().error(ErrorKind::MissingRequiredArgument, problem).exit();
+        let mut cli = Cli::command();
+        cli.build();
+        let run = cli.find_subcommand_mut("run").expect("it is declared above");
+        run.error(ErrorKind::MissingRequiredArgument, problem).exit();
     }
     command
 }

@@ -23,6 +23,8 @@ pub(crate) fn init(quiet: bool) {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal() && !no_color)
         .with_target(false)
+        // Else a log line that cannot be written (nobody reads stderr any more) panics.
+        .log_internal_errors(false)
         .without_time()
         .init();
 }

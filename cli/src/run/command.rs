@@ -117,7 +117,7 @@ pub(super) fn check(program: &OsStr) -> Result<(), Failure> {
     Err(not_started(program, worst.into()))
 }
 
-/// The files that a name can mean: itself when it has a slash, else one a folder of PATH.
+/// The files that a name can mean: itself when it has a slash, else one in each folder of PATH.
 fn candidates(program: &OsStr) -> Vec<PathBuf> {
     if program.as_encoded_bytes().contains(&b'/') {
         return vec![program.into()];
@@ -129,12 +129,22 @@ fn candidates(program: &OsStr) -> Vec<PathBuf> {
 
 /// Why exec failed, with the exit status that `env` gives it.
 pub(crate) fn not_started(program: &OsStr, source: io::Error) -> Failure {
-    let (exit, meaning) = match source.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOENT) => (Exit::NotFound, "There is no such command."),
-        Some(Errno::ACCESS) => (Exit::NotExecutable, "It is not an executable file."),
-        _ => (Exit::NotExecutable, "The kernel refuses to execute it."),
+    let (exit, meaning, advice) = match source.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOENT) => {
+            (Exit::NotFound, "There is no such command.", "Check its name and PATH.")
+        }
+        Some(Errno::ACCESS) => (
+            Exit::NotExecutable,
+            "It is not a file that may be executed.",
+            "Check its permissions, those of its folders, and --as.",
+        ),
+        _ => (
+            Exit::NotExecutable,
+            "The kernel refuses it.",
+            "Check that it is a program for this machine.",
+        ),
     };
-    let mut error = Error::new(ErrorKind::Failed, "execute", program.display());
-    error = error.because(source).meaning(meaning);
+    let error = Error::new(ErrorKind::Failed, "execute", program.display());
+    let error = error.because(source).meaning(meaning).advice(advice);
     Failure { exit, error: error.into() }
 }

@@ -54,7 +54,7 @@ mod tests {
         let mut limits = Limits { download: limit(1_250_000), upload: None };
         let totals = Counters {
             download: Count { packets: 9, bytes: 62_312_000, dropped: 0 },
-            upload: Count { packets: 3, bytes: 1_000, dropped: 2 },
+            upload: Count { packets: 3, bytes: 1_004_000, dropped: 2 },
         };
         let text = |limits: &Limits| {
             let time = Duration::from_millis(50_200);
@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(
             text(&limits),
             format!(
-                "{download}\nupload    1.00 kB in 50.2 s, mean 159 bit/s of 512 kbit/s (ebpf), \
+                "{download}\nupload    1.00 MB in 50.2 s, mean 160 kbit/s of 512 kbit/s (ebpf), \
                  2 packets dropped"
             )
         );
