@@ -119,6 +119,9 @@ pub(super) fn check(program: &OsStr) -> Result<(), Failure> {
 
 /// The files that a name can mean: itself when it has a slash, else one in each folder of PATH.
 fn candidates(program: &OsStr) -> Vec<PathBuf> {
+    if program.is_empty() {
+        return Vec::new();
+    }
     if program.as_encoded_bytes().contains(&b'/') {
         return vec![program.into()];
     }
