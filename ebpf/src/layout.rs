@@ -44,8 +44,8 @@ pub struct Rate {
 pub struct Global {
     /// Bit n: some cgroup in `CGROUPS` is at depth n (the root is 0). 0: none, do not look.
     pub cgroup_levels: u64,
-    /// Incremented when `CGROUPS` changes: what was found to be under no limit is looked up
-    /// again.
+    /// Incremented when `CGROUPS` changes, and when an MPTCP socket is tagged: what was found
+    /// to be under no limit is looked up again.
     pub generation: u32,
     /// What the iterator over TCP sockets does: [`ADOPT`] or [`RESTORE`].
     pub iterator: u32,
@@ -55,7 +55,90 @@ pub struct Global {
     pub reserved: u32,
 }
 
-/// Tagged sockets that were open before get their callbacks and first pace.
+/// Map `GROUPS` (ARRAY): what goes on under one limit in one direction, two entries a slot as
+/// in `RATES`. User space zeroes an entry before it gives the slot to a limit, and reads the
+/// counters. `Word` is `u64` there and an atomic in the kernel.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Group<Word = u64> {
+    /// Packets with payload that passed; one GSO packet is one.
+    pub packets: Word,
+    /// Payload bytes that passed.
+    pub bytes: Word,
+    /// Packets that the backstop refused.
+    pub dropped: Word,
+    /// When all that passed is paid for, ns of the monotonic clock; see [`crate::clock`].
+    pub clock: Word,
+    /// The rate that the clock runs at.
+    pub clock_rate: Word,
+    /// When the last packet passed, ns.
+    pub last: Word,
+    /// When a download of this limit was last stopped by a closed window, ns.
+    pub last_close: Word,
+    /// The largest round trip lately, ns.
+    pub round_trip: Word,
+    /// [`crate::active::Active`], packed.
+    pub active: Word,
+}
+
+/// Map `FLOWS` (SK_STORAGE): what we changed on a TCP socket, and what to give back.
+///
+/// User space may read it through a socket's fd; only the kernel programs write it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flow {
+    /// The permits granted so far.
+    pub edge: Edge,
+    /// The limit this state belongs to: slot + 1, and its generation.
+    pub limit: u32,
+    /// See `limit`.
+    pub generation: u32,
+    /// What is in force: [`PACED`], [`CLAMPED`], [`LOCAL`].
+    pub state: u32,
+    /// Callback flags that we added; those of others are not among them.
+    pub callbacks: u32,
+    /// The application's own SO_MAX_PACING_RATE, `u32::MAX` for none.
+    pub original_pace: u32,
+    /// The one that we set last.
+    pub pace: u32,
+    /// Epochs in which the socket was last counted as active: download, upload.
+    pub epochs: [u32; 2],
+}
+
+/// The part of [`Flow`] that [`crate::edge`] works on.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Edge {
+    /// When the tokens were last counted, ns; 0 = not begun.
+    pub at: u64,
+    /// When the window was last closed, ns; 0 = never.
+    pub closed_at: u64,
+    /// The limit's rate that the tokens are of, bytes per second.
+    pub rate: u64,
+    /// Bytes that may still be granted; negative: granted on credit.
+    pub tokens: i64,
+    /// Right edge of the window (sequence number) when the tokens were last counted.
+    pub right: u32,
+    /// Keeps the size a multiple of 8.
+    pub reserved: u32,
+}
+
+/// [`Flow::state`]: SO_MAX_PACING_RATE is ours.
+pub const PACED: u32 = 1;
+/// [`Flow::state`]: TCP_WINDOW_CLAMP is ours.
+pub const CLAMPED: u32 = 2;
+/// [`Flow::state`]: a packet went over loopback; the socket is left alone from then on.
+pub const LOCAL: u32 = 4;
+
+/// Map `LISTENERS` (HASH, local port in host order -> slot + 1): gives the first window of
+/// accepted sockets, where the kernel shows no socket yet. Filled in when a tagged socket
+/// listens, and by user space for listeners that were open before; user space removes it.
+pub type Listener = u32;
+
+/// [`Global::iterator`]: tagged sockets that were open before get their callbacks and first
+/// pace; those that have them get the present rate at once. The iterator over TCP sockets
+/// sees one network namespace, that of whoever reads it.
 pub const ADOPT: u32 = 1;
-/// Sockets that we paced or clamped get back what they had.
+/// [`Global::iterator`]: sockets that we paced or clamped get back what they had. With any
+/// other value too, sockets that no valid tag holds any more do.
 pub const RESTORE: u32 = 2;

@@ -1,0 +1,213 @@
+//! Downloads: how far a socket moves the right edge of its receive window, so that the
+//! sender may send at the rate of the limit and no faster ("edge grants").
+//!
+//! A TCP sender may only send up to acknowledgement + window, and that edge never moves
+//! back: it is a permit counter. At every outgoing segment the socket's tokens earn its share
+//! of the rate and are charged with what was really advertised; the window offered is what
+//! is outstanding plus the tokens. No round-trip estimate sets the rate.
+//!
+//! A socket without tokens gets one segment on credit down to a small debt; then its window
+//! closes to less than a segment with nothing in flight, so that nothing is lost and nothing
+//! retransmitted: the sender's persist timer (about 200 ms) sends a little and asks again.
+
+use core::num::NonZeroU64;
+
+use crate::{
+    clock::{MILLISECOND, SECOND, Slack, bytes_in, time_of},
+    layout::Edge,
+    packet::MSS,
+};
+
+/// The smallest clamp the kernel takes (half of its smallest receive buffer): less than a
+/// segment, so a sender that waits for a full one stops.
+pub const CLOSED: u32 = 1152;
+/// A clamp that gives the window back to the kernel's own tuning.
+pub const UNCLAMPED: u32 = 1 << 30;
+
+/// An error of this much corrects the share by 100 %, besides two segments per socket.
+const FULL_SCALE: u64 = 500 * MILLISECOND;
+/// Unused time that an active limit may make up for.
+const CREDIT: u64 = 600 * MILLISECOND;
+/// Unused time that is kept over an idle gap.
+const CREDIT_IDLE: u64 = 50 * MILLISECOND;
+/// Backlog at which packets are dropped: TCP that ignores its window, or has none of ours.
+const BACKSTOP: u64 = 400 * MILLISECOND;
+/// ... plus the time of one segment per socket, at most this.
+const BACKSTOP_SOCKETS: u64 = 600 * MILLISECOND;
+/// Debt down to which a dry socket still gets one segment a round trip.
+const DEBT: u64 = 40 * MILLISECOND;
+/// Tokens and outstanding permits are capped at two round trips and this.
+const HORIZON: u64 = 60 * MILLISECOND;
+/// ... and this after a close: the tokens of a pause of two persist timers are not lost.
+const HORIZON_CLOSED: u64 = 1200 * MILLISECOND;
+/// How long after a close that holds.
+const AFTER_CLOSE: u64 = 4 * SECOND;
+/// Least segment size assumed: the kernel's own estimate starts low.
+const MSS_LEAST: u64 = 1000;
+/// What one event can earn at most: longer gaps were idle.
+const EARN: u64 = 2 * SECOND;
+/// First window: at most this many segments (64 KB), at least 2. A sender that never saw a
+/// window of two segments halves its segments, and [`CLOSED`] would not close it.
+const FIRST_WINDOW: core::ops::RangeInclusive<u64> = 2..=44;
+
+/// What a socket shows when it is about to send a segment.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    /// The time, ns.
+    pub now: u64,
+    /// The next byte expected: `rcv_nxt`.
+    pub next: u32,
+    /// The right edge advertised so far: `rcv_wup + rcv_wnd`.
+    pub right: u32,
+    /// The window advertised last: `rcv_wnd`.
+    pub window: u32,
+    /// Segment size of the sender as estimated by the kernel, bytes; 0 = unknown.
+    pub mss: u32,
+    /// Smoothed round trip, ns.
+    pub round_trip: u64,
+    /// Any number: keeps sockets from closing and opening in step.
+    pub random: u32,
+}
+
+/// What the limit tells its sockets.
+#[derive(Debug, Clone, Copy)]
+pub struct Shared {
+    /// Bytes per second of the whole limit.
+    pub rate: NonZeroU64,
+    /// Sockets that use their permits.
+    pub sockets: NonZeroU64,
+    /// [`crate::clock::balance`] of what arrived.
+    pub balance: i64,
+}
+
+/// What to do with the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    /// The clamp for the segment that is about to be sent, bytes.
+    pub window: u32,
+    /// Lift the clamp at once after it: the window may grow with the next segment. The
+    /// kernel lowers its threshold with the clamp, but raises it only as data arrive.
+    pub lift: bool,
+    /// The sender was stopped.
+    pub closed: bool,
+    /// The socket uses its permits: count it as active.
+    pub greedy: bool,
+}
+
+/// The clamp that leaves room for the rate but keeps the window scale small: with tcp_rmem of
+/// 32 MB windows come in units of 1024 bytes, and [`CLOSED`] would be 2048, not closed.
+#[inline]
+#[must_use]
+pub const fn widest(rate: NonZeroU64) -> u32 {
+    if rate.get() > 20_000_000 { 8_388_607 } else { 4_194_303 }
+}
+
+/// The first window in segments: 20 ms of the share.
+#[inline]
+#[must_use]
+pub fn first_window(rate: NonZeroU64, sockets: NonZeroU64) -> u32 {
+    (rate.get() / 50 / 1460 / sockets).clamp(*FIRST_WINDOW.start(), *FIRST_WINDOW.end()) as u32
+}
+
+/// The slack of TCP downloads: `idle` is the time since the limit's last packet,
+/// `since_close` since one of its sockets was closed, ns.
+#[inline]
+#[must_use]
+pub fn slack(shared: &Shared, idle: u64, since_close: u64, round_trip: u64) -> Slack {
+    let pause = if since_close < 1500 * MILLISECOND {
+        SECOND
+    } else {
+        200 * MILLISECOND + 2 * round_trip
+    };
+    let sockets = time_of(MSS * shared.sockets.get(), shared.rate).min(BACKSTOP_SOCKETS);
+    Slack {
+        credit: if idle > pause { CREDIT_IDLE } else { CREDIT },
+        backlog: BACKSTOP + sockets,
+    }
+}
+
+/// A socket comes under the limit. One that was opened under it has its first window
+/// charged; in a group that already runs it gets 50 ms of its share to begin with.
+#[inline]
+#[must_use]
+pub fn begin(seen: &Seen, shared: &Shared, fresh: bool, running: bool) -> Edge {
+    let share = shared.rate.get() / (shared.sockets.get() + 1);
+    let start = if running { bytes_in(50 * MILLISECOND, share) } else { 0 };
+    let charged = if fresh { u64::from(seen.window) } else { 0 };
+    Edge {
+        at: seen.now,
+        closed_at: 0,
+        rate: shared.rate.get(),
+        tokens: (MSS + start).cast_signed() - charged.cast_signed(),
+        right: seen.right,
+        reserved: 0,
+    }
+}
+
+/// The socket's share of the rate, bytes per second: corrected by up to -70 and +100 % by
+/// what arrived in all.
+#[inline]
+#[must_use]
+pub fn share(shared: &Shared) -> u64 {
+    let scale = FULL_SCALE + time_of(2 * MSS * shared.sockets.get(), shared.rate);
+    let error = shared.balance.clamp(-scale.cast_signed(), (scale * 7 / 10).cast_signed());
+    let share = shared.rate.get() / shared.sockets;
+    let microseconds = error.unsigned_abs() / 1000;
+    // Kilobytes first when the product would not fit; both are exact enough.
+    let correction = if share < 1 << 30 {
+        share * microseconds / (scale / 1000)
+    } else {
+        (share >> 10) * microseconds / (scale / 1000) << 10
+    };
+    if error < 0 { share + correction } else { share - correction }
+}
+
+/// Decides the window of the segment that is about to be sent.
+#[inline]
+#[must_use]
+pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
+    let mss = u64::from(seen.mss).max(MSS_LEAST).cast_signed();
+    let share = share(shared);
+    if edge.rate != shared.rate.get() {
+        // Tokens of another rate: a debt would stall a slower limit for long.
+        edge.rate = shared.rate.get();
+        edge.tokens = 0;
+        edge.right = seen.right;
+        edge.at = seen.now;
+    }
+
+    let after_close =
+        edge.closed_at != 0 && seen.now.wrapping_sub(edge.closed_at) < AFTER_CLOSE;
+    let horizon = 2 * seen.round_trip + HORIZON + if after_close { HORIZON_CLOSED } else { 0 };
+    let full = bytes_in(horizon, share).cast_signed();
+    let cap = (full + 3 * mss).min(i64::from(widest(shared.rate)));
+
+    let advertised = seen.right.wrapping_sub(edge.right).cast_signed();
+    let earned = bytes_in(seen.now.wrapping_sub(edge.at).min(EARN), share).cast_signed();
+    edge.tokens = (edge.tokens - i64::from(advertised) + earned).min(full + 2 * mss);
+    edge.right = seen.right;
+    edge.at = seen.now;
+
+    let outstanding = i64::from(seen.right.wrapping_sub(seen.next).cast_signed()).max(0);
+    let room = (cap - outstanding).max(0);
+    let window = outstanding + edge.tokens.clamp(0, room);
+    let greedy = outstanding < cap;
+    if window >= mss {
+        return granted(window as u32, seen, greedy);
+    }
+    let jitter = mss * i64::from(seen.random & 1023) / 1024;
+    let debt = mss / 2 + jitter + bytes_in(DEBT, share).cast_signed();
+    if edge.tokens > -debt {
+        return granted(mss as u32, seen, greedy);
+    }
+    edge.closed_at = seen.now;
+    Grant { window: CLOSED, lift: CLOSED >= seen.window, closed: true, greedy }
+}
+
+/// An open window.
+const fn granted(window: u32, seen: &Seen, greedy: bool) -> Grant {
+    Grant { window, lift: window >= seen.window, closed: false, greedy }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn n(value: u64) -> NonZeroU64 {
+    NonZeroU64::new(value).unwrap()
+}
+
+fn shared(rate: u64, sockets: u64) -> Shared {
+    Shared { rate: n(rate), sockets: n(sockets), balance: 0 }
+}
+
+fn seen(now: u64, next: u32, right: u32) -> Seen {
+    let window = right.wrapping_sub(next);
+    Seen { now, next, right, window, mss: 1448, round_trip: 20 * MILLISECOND, random: 512 }
+}
+
+/// A sender that always sends all it may; an acknowledgement every `step` ns.
+fn receive(rate: u64, step: u64, seconds: u64) -> u64 {
+    let (mut now, start) = (SECOND, u32::MAX - 5000);
+    let (mut next, mut right) = (start, start.wrapping_add(2 * 1448));
+    let mut edge = begin(&seen(now, next, right), &shared(rate, 1), true, false);
+    let mut received = 0;
+    while now < SECOND * (seconds + 1) {
+        now += step;
+        let window = right.wrapping_sub(next);
+        // The persist timer: a closed window takes 200 ms.
+        if window < 1448 {
+            now += 200 * MILLISECOND;
+        }
+        received += u64::from(window);
+        next = right;
+        let grant = grant(&mut edge, &shared(rate, 1), &seen(now, next, right));
+        right = next.wrapping_add(grant.window);
+    }
+    received
+}
+
+#[test]
+fn a_greedy_sender_gets_its_rate() {
+    for (rate, step) in [(125_000, 20), (1_250_000, 20), (12_500_000, 20), (1_250_000, 1)] {
+        let got = receive(rate, step * MILLISECOND, 20);
+        assert!(got.abs_diff(rate * 20) < rate, "{got} of {} at {rate}", rate * 20);
+    }
+}
+
+#[test]
+fn a_socket_in_debt_is_closed_and_opens_again() {
+    let mut edge = begin(&seen(SECOND, 0, 1448), &shared(125_000, 1), false, false);
+    edge.tokens = -20_000;
+    let stop = grant(&mut edge, &shared(125_000, 1), &seen(SECOND, 1448, 1448));
+    assert!(stop.closed && stop.window == CLOSED);
+    let later = grant(&mut edge, &shared(125_000, 1), &seen(SECOND * 5 / 4, 1448, 1448));
+    assert!(!later.closed && later.window >= 1448);
+}
+
+#[test]
+fn a_new_rate_forgets_the_debt() {
+    let mut edge = begin(&seen(SECOND, 0, 1448), &shared(125_000_000, 1), false, false);
+    edge.tokens = -5_000_000;
+    let now = grant(&mut edge, &shared(125_000, 1), &seen(SECOND, 1448, 1448));
+    assert!(!now.closed && edge.tokens == 0);
+}
+
+#[test]
+fn the_first_window_holds_two_segments_at_least() {
+    assert_eq!(first_window(n(1_000), n(100)), 2);
+    assert_eq!(first_window(n(1 << 40), n(1)), 44);
+}
+
+proptest! {
+    #[test]
+    fn any_input_gives_a_window_the_kernel_takes(
+        at: u64, closed_at: u64, old_rate in 0u64..1 << 40, tokens in -(1i64 << 40)..1i64 << 40,
+        rate in 1u64..=1 << 40, sockets in 1u64..=65_535, balance: i64,
+        now in 0u64..1 << 62, next: u32, right: u32, window: u32, mss in 0u32..65_536,
+        round_trip in 0u64..16 * SECOND, random: u32,
+    ) {
+        let mut edge = Edge { at, closed_at, rate: old_rate, tokens, right, reserved: 0 };
+        let shared = Shared { rate: n(rate), sockets: n(sockets), balance };
+        let seen = Seen { now, next, right, window, mss, round_trip, random };
+        let grant = grant(&mut edge, &shared, &seen);
+        prop_assert!(grant.window >= 1000);
+        prop_assert!(grant.closed == (grant.window == CLOSED) || !grant.closed);
+    }
+
+    #[test]
+    fn the_share_leans_against_the_balance(
+        rate in 1_000u64..1 << 40, sockets in 1u64..1000, low: i64, high: i64,
+    ) {
+        let at = |balance| share(&Shared { rate: n(rate), sockets: n(sockets), balance });
+        prop_assert!(at(low.min(high)) >= at(low.max(high)));
+    }
+}

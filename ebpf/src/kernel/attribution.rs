@@ -1,0 +1,165 @@
+//! Which limit a socket is under. The tag on the socket decides; this is the only file that
+//! knows how a socket without a valid one gets it.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{
+        bpf_get_current_ancestor_cgroup_id, bpf_skb_ancestor_cgroup_id, bpf_skc_to_mptcp_sock,
+    },
+};
+use chadthrottle_ebpf::layout::{DOWNLOAD, Global, Rate, Tag, UPLOAD};
+
+use super::{
+    constants,
+    maps::{CGROUPS, GLOBAL, RATES, TAGS},
+};
+
+/// cgroup depths that are looked at; systemd nests user services about seven deep.
+const MAX_LEVELS: u32 = 32;
+
+/// A limit in force: its slot, and the generation that the tag named.
+#[derive(Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+impl Limit {
+    /// The entry in RATES and GROUPS.
+    #[inline]
+    pub(crate) fn index(self, direction: u32) -> u32 {
+        self.slot * 2 + direction
+    }
+
+    /// Bytes per second; 0 = no limit in this direction.
+    #[inline]
+    pub(crate) fn rate(self, direction: u32) -> u64 {
+        RATES.get(self.index(direction)).map_or(0, |rate| rate.bytes_per_second)
+    }
+
+    /// Neither direction is limited (any more).
+    #[inline]
+    pub(crate) fn idle(self) -> bool {
+        self.rate(DOWNLOAD) == 0 && self.rate(UPLOAD) == 0
+    }
+}
+
+/// The limit of a packet's socket. In order: the socket's own tag; that of the MPTCP socket
+/// it carries data for; that of the nearest tagged cgroup above it. What is found is written
+/// to the socket, so that it costs one lookup from then on, and accepted sockets inherit it.
+#[inline]
+pub(crate) fn of_packet(
+    skb: *mut __sk_buff,
+    sk: *mut c_void,
+    cookie: impl Fn() -> u64,
+) -> Option<Limit> {
+    let global = GLOBAL.get(0)?;
+    let tag = TAGS.get(sk);
+    if let Some(tag) = &tag {
+        if let Some(limit) = valid(tag, &cookie) {
+            return Some(limit);
+        }
+        if tag.limit == 0 && tag.generation == global.generation {
+            return None;
+        }
+    }
+    if let Some((limit, found)) = of_mptcp(sk) {
+        write(sk, tag, found);
+        return Some(limit);
+    }
+    if global.cgroup_levels == 0 {
+        return None;
+    }
+    // SAFETY: a helper call on the program's own context.
+    let found = nearest(global, |level| unsafe { bpf_skb_ancestor_cgroup_id(skb, level) });
+    let limit = found.and_then(|found| valid(&found, || 0));
+    let none = Tag { limit: 0, generation: global.generation, owner: 0 };
+    write(sk, tag, found.filter(|_| limit.is_some()).unwrap_or(none));
+    limit
+}
+
+/// The limit of a socket without a packet at hand: its own tag, or its MPTCP socket's.
+#[inline]
+pub(crate) fn of_socket(sk: *mut c_void, cookie: impl Fn() -> u64) -> Option<Limit> {
+    let tag = TAGS.get(sk);
+    if let Some(limit) = tag.as_ref().and_then(|tag| valid(tag, cookie)) {
+        return Some(limit);
+    }
+    let (limit, found) = of_mptcp(sk)?;
+    write(sk, tag, found);
+    Some(limit)
+}
+
+/// The tag for a socket that the current task creates in a tagged cgroup.
+#[inline]
+pub(crate) fn of_current_cgroup() -> Option<Tag> {
+    let global = GLOBAL.get(0)?;
+    // SAFETY: a helper call without pointers.
+    nearest(global, |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
+}
+
+/// The limit that a tag names, if it counts: the slot still belongs to the same limit, and
+/// the tag is meant for this socket. `cookie` is asked only when the tag names an owner.
+#[inline]
+pub(crate) fn valid(tag: &Tag, cookie: impl FnOnce() -> u64) -> Option<Limit> {
+    let (slot, generation) = (tag.limit.checked_sub(1)?, tag.generation);
+    let rate: &Rate = RATES.get(slot * 2)?;
+    if rate.in_use == 0 || rate.generation != generation {
+        return None;
+    }
+    (tag.owner == 0 || tag.owner == cookie()).then_some(Limit { slot, generation })
+}
+
+/// The tag of the MPTCP socket that this TCP socket carries data for. Applications hold only
+/// the MPTCP socket, so only that is tagged.
+#[inline]
+fn of_mptcp(sk: *mut c_void) -> Option<(Limit, Tag)> {
+    if constants::has_mptcp() == 0 {
+        return None;
+    }
+    // SAFETY: the verifier checks the pointers; null for a socket that is not MPTCP.
+    let mptcp = unsafe { bpf_skc_to_mptcp_sock(sk) }.cast::<c_void>();
+    if mptcp.is_null() {
+        return None;
+    }
+    let tag = *TAGS.get(mptcp)?;
+    let limit = valid(&tag, || match constants::cookie() {
+        0 => 0,
+        // SAFETY: the loader says where the cookie is.
+        offset => unsafe { constants::field(mptcp, offset) },
+    })?;
+    Some((limit, Tag { owner: 0, ..tag }))
+}
+
+/// The tag of the deepest tagged cgroup; `ancestor` gives the id at a level, 0 for none.
+#[inline]
+fn nearest(global: &Global, ancestor: impl Fn(i32) -> u64) -> Option<Tag> {
+    let mut found = None;
+    let levels = global.cgroup_levels;
+    for level in 0..MAX_LEVELS {
+        if levels >> level == 0 {
+            break;
+        }
+        if levels >> level & 1 == 0 {
+            continue;
+        }
+        let id = ancestor(level.cast_signed());
+        // SAFETY: nothing here keeps the reference; entries are replaced whole.
+        if let Some(tag) = unsafe { CGROUPS.get(id) } {
+            found = Some(*tag);
+        }
+    }
+    found
+}
+
+/// Puts a tag on a socket, or over the one it has.
+#[inline]
+fn write(sk: *mut c_void, old: Option<&mut Tag>, new: Tag) {
+    match old {
+        Some(old) => *old = new,
+        // Without memory the next packet tries again.
+        None => drop(TAGS.get_or(sk, new)),
+    }
+}

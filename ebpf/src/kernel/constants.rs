@@ -1,0 +1,50 @@
+//! What the loader finds out about this kernel and writes into `.rodata` before it loads us
+//! (aya's `override_global`). The verifier sees constants, and drops what they switch off.
+//!
+//! All are 0 when unknown; what needs them is then left out. Offsets are bytes, from BTF.
+
+macro_rules! constants {
+    ($($(#[$doc:meta])* $name:ident, $get:ident;)*) => {$(
+        $(#[$doc])*
+        #[unsafe(no_mangle)]
+        static $name: u32 = 0;
+        $(#[$doc])*
+        #[inline]
+        pub(crate) fn $get() -> u32 {
+            // SAFETY: a static; volatile, because the value of the build is not the one here.
+            unsafe { core::ptr::read_volatile(&raw const $name) }
+        }
+    )*};
+}
+
+constants! {
+    /// `tcp_sock.rcv_wup`: what was acknowledged last. 0: no edge grants.
+    OFF_RCV_WUP, rcv_wup;
+    /// `tcp_sock.rcv_wnd`: the window offered last. 0: no edge grants.
+    OFF_RCV_WND, rcv_wnd;
+    /// `tcp_sock.inet_conn.icsk_ack.rcv_mss`: the sender's segment size, a u16.
+    OFF_RCV_MSS, rcv_mss;
+    /// `sock_common.skc_state`, a u8; for the iterator.
+    OFF_STATE, state;
+    /// `sock_common.skc_num`: the local port, a u16 in host order; for the iterator.
+    OFF_NUM, num;
+    /// `sock_common.skc_cookie`; for tags of MPTCP sockets with an owner.
+    OFF_COOKIE, cookie;
+    /// `task_struct.pid`. 0: children are not followed here.
+    OFF_PID, pid;
+    /// `task_struct.tgid`. 0: children are not followed here.
+    OFF_TGID, tgid;
+    /// 1 when the kernel has bpf_skc_to_mptcp_sock (5.19 and CONFIG_MPTCP).
+    HAS_MPTCP, has_mptcp;
+}
+
+/// Reads a field of a kernel object.
+///
+/// # Safety
+/// `object` is a pointer that the verifier knows the type of (BTF), and a `T` lies at `offset`
+/// in it. The access then cannot fault, whatever becomes of the object.
+#[inline]
+pub(crate) unsafe fn field<T: Copy>(object: *const core::ffi::c_void, offset: u32) -> T {
+    // SAFETY: as above.
+    unsafe { object.byte_add(offset as usize).cast::<T>().read_volatile() }
+}

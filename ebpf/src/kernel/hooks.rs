@@ -1,0 +1,191 @@
+//! What we change on a TCP socket, and how it is given back: its pace, its window clamp and
+//! its callback flags.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock_ops},
+    helpers::generated::{bpf_getsockopt, bpf_setsockopt, bpf_sock_ops_cb_flags_set},
+};
+use chadthrottle_ebpf::{
+    edge::UNCLAMPED,
+    layout::{CLAMPED, DOWNLOAD, Edge, Flow, PACED, UPLOAD},
+};
+
+use super::{attribution::Limit, constants};
+
+const SOL_SOCKET: i32 = 1;
+const SOL_TCP: i32 = 6;
+const SO_MAX_PACING_RATE: i32 = 47;
+const TCP_WINDOW_CLAMP: i32 = 10;
+/// Initial congestion window, segments; only before the first data.
+const TCP_BPF_IW: i32 = 1001;
+/// The callback flags, from about kernel 6.12.
+const TCP_BPF_SOCK_OPS_CB_FLAGS: i32 = 1008;
+/// SO_MAX_PACING_RATE of a socket that is not paced.
+const UNPACED: u32 = u32::MAX;
+
+/// A TCP socket whose options we may set.
+#[derive(Clone, Copy)]
+pub(crate) enum Socket {
+    /// In sock_ops, through its context.
+    Event(*mut bpf_sock_ops),
+    /// In the iterator, the tcp_sock itself.
+    Visited(*mut c_void),
+}
+
+impl Socket {
+    #[inline]
+    fn get(self, level: i32, name: i32) -> Option<u32> {
+        let mut value = 0_u32;
+        let to = (&raw mut value).cast();
+        // SAFETY: four bytes at `value`; the verifier checks the other pointer.
+        let failed = match self {
+            Self::Event(ctx) => unsafe { bpf_getsockopt(ctx.cast(), level, name, to, 4) },
+            Self::Visited(tp) => unsafe { bpf_getsockopt(tp, level, name, to, 4) },
+        };
+        (failed == 0).then_some(value)
+    }
+
+    /// What the kernel refuses stays as it is: the backstop in `packets` holds the limit.
+    #[inline]
+    fn set(self, level: i32, name: i32, mut value: u32) {
+        let from = (&raw mut value).cast();
+        // SAFETY: as for `get`.
+        unsafe {
+            match self {
+                Self::Event(ctx) => bpf_setsockopt(ctx.cast(), level, name, from, 4),
+                Self::Visited(tp) => bpf_setsockopt(tp, level, name, from, 4),
+            }
+        };
+    }
+
+    #[inline]
+    fn callbacks(self) -> u32 {
+        match self {
+            // SAFETY: the program's own context.
+            Self::Event(ctx) => unsafe { (*ctx).bpf_sock_ops_cb_flags },
+            Self::Visited(_) => self.get(SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS).unwrap_or(0),
+        }
+    }
+
+    #[inline]
+    fn set_callbacks(self, flags: u32) {
+        match self {
+            // SAFETY: the program's own context.
+            Self::Event(ctx) => unsafe {
+                bpf_sock_ops_cb_flags_set(ctx, flags.cast_signed());
+            },
+            Self::Visited(_) => self.set(SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, flags),
+        }
+    }
+
+    /// Sets the window clamp, bytes.
+    #[inline]
+    pub(crate) fn clamp(self, flow: &mut Flow, bytes: u32) {
+        flow.state |= CLAMPED;
+        self.set(SOL_TCP, TCP_WINDOW_CLAMP, bytes);
+    }
+
+    /// Sets the initial congestion window, segments.
+    #[inline]
+    pub(crate) fn initial_window(self, segments: u32) {
+        self.set(SOL_TCP, TCP_BPF_IW, segments);
+    }
+
+    /// Paces the socket, but never faster than the application asked for.
+    #[inline]
+    pub(crate) fn pace(self, flow: &mut Flow, bytes_per_second: u64) {
+        let now =
+            self.get(SOL_SOCKET, SO_MAX_PACING_RATE).unwrap_or(match flow.state & PACED {
+                0 => UNPACED,
+                _ => flow.pace,
+            });
+        if flow.state & PACED == 0 || now != flow.pace {
+            // The first time, or the application changed it since.
+            flow.original_pace = now;
+        }
+        let wanted = bytes_per_second.min(u64::from(flow.original_pace)) as u32;
+        flow.state |= PACED;
+        if now != wanted {
+            flow.pace = wanted;
+            self.set(SOL_SOCKET, SO_MAX_PACING_RATE, wanted);
+        }
+    }
+
+    /// Gives back the pace the application had.
+    #[inline]
+    fn unpace(self, flow: &mut Flow) {
+        if flow.state & PACED == 0 {
+            return;
+        }
+        flow.state &= !PACED;
+        // What the application set since is its own.
+        if self.get(SOL_SOCKET, SO_MAX_PACING_RATE).is_none_or(|now| now == flow.pace) {
+            self.set(SOL_SOCKET, SO_MAX_PACING_RATE, flow.original_pace);
+        }
+    }
+
+    /// Gives the window back to the kernel's own tuning.
+    #[inline]
+    fn unclamp(self, flow: &mut Flow) {
+        if flow.state & CLAMPED == 0 {
+            return;
+        }
+        flow.state &= !CLAMPED;
+        flow.edge = Edge::default();
+        self.set(SOL_TCP, TCP_WINDOW_CLAMP, UNCLAMPED);
+    }
+
+    /// Makes sure that the callbacks in `wanted` come, and that those we no longer want do
+    /// not. What others asked for stays.
+    #[inline]
+    fn want(self, flow: &mut Flow, wanted: u32) {
+        let old = self.callbacks();
+        let missing = wanted & !old;
+        let surplus = flow.callbacks & !wanted;
+        if missing != 0 || surplus != 0 {
+            flow.callbacks = flow.callbacks & !surplus | missing;
+            self.set_callbacks((old | missing) & !surplus);
+        }
+    }
+
+    /// Brings the socket in line with its limit: hooks what is limited, gives back what is
+    /// not (any more).
+    #[inline]
+    pub(crate) fn sync(self, flow: &mut Flow, limit: Limit) {
+        if flow.limit != limit.slot + 1 || flow.generation != limit.generation {
+            flow.limit = limit.slot + 1;
+            flow.generation = limit.generation;
+            flow.edge = Edge::default();
+            flow.epochs = [0; 2];
+        }
+        let mut wanted = 0;
+        if limit.rate(UPLOAD) == 0 {
+            self.unpace(flow);
+        } else {
+            wanted |= BPF_SOCK_OPS_RTT_CB_FLAG;
+        }
+        if limit.rate(DOWNLOAD) == 0 {
+            self.unclamp(flow);
+        } else if can_grant() {
+            wanted |= BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
+        }
+        self.want(flow, wanted);
+    }
+
+    /// Gives back everything.
+    #[inline]
+    pub(crate) fn release(self, flow: &mut Flow) {
+        self.unpace(flow);
+        self.unclamp(flow);
+        self.want(flow, 0);
+        flow.limit = 0;
+    }
+}
+
+/// Whether the loader could say where the window is.
+#[inline]
+pub(crate) fn can_grant() -> bool {
+    constants::rcv_wup() != 0 && constants::rcv_wnd() != 0
+}

@@ -1,0 +1,121 @@
+//! cgroup_skb: counts the payload of limited sockets and refuses what is too much.
+//!
+//! TCP is slowed by `events`, and refused only as a backstop; everything else has a bucket of
+//! 100 ms here.
+
+use core::{ffi::c_void, num::NonZeroU64};
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes},
+    },
+};
+use chadthrottle_ebpf::{
+    active::{self, Active},
+    atomic::Shared,
+    clock::{self, MILLISECOND, Slack},
+    edge,
+    layout::{DOWNLOAD, Group, LOCAL, PACED},
+    pace,
+    packet::{Bytes, payload},
+};
+
+use super::{
+    attribution,
+    maps::{FLOWS, GROUPS},
+};
+
+/// The interface of loopback, in every network namespace.
+const LOOPBACK: u32 = 1;
+/// What is not TCP has no feedback: a bucket of 100 ms, and no credit.
+const BUCKET: Slack = Slack { credit: 0, backlog: 100 * MILLISECOND };
+
+/// Whether a packet may pass. What we do not know passes.
+#[inline]
+pub(crate) fn passes(skb: *mut __sk_buff, direction: u32) -> bool {
+    decide(skb, direction).unwrap_or(true)
+}
+
+#[inline]
+fn decide(skb: *mut __sk_buff, direction: u32) -> Option<bool> {
+    // SAFETY: the program's own context; `sk` is read once, so that the null check holds.
+    let (sk, interface, length) =
+        unsafe { ((*skb).__bindgen_anon_2.sk, (*skb).ifindex, (*skb).len) };
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: checked not to be null; null again for a socket that is not a full one.
+    let sk = unsafe { bpf_sk_fullsock(sk) }.cast::<c_void>();
+    if sk.is_null() {
+        return None;
+    }
+    if interface == LOOPBACK {
+        if let Some(flow) = FLOWS.get(sk) {
+            flow.state |= LOCAL;
+        }
+        return None;
+    }
+    // SAFETY: a helper call on the program's own context.
+    let cookie = || unsafe { bpf_get_socket_cookie(skb.cast()) };
+    let limit = attribution::of_packet(skb, sk, cookie)?;
+    let rate = clock::rate(limit.rate(direction))?;
+    let group = GROUPS.get(limit.index(direction))?;
+    let packet = payload(&Packet(skb), length).filter(|packet| packet.bytes != 0)?;
+
+    // SAFETY: a helper call without pointers.
+    let now = unsafe { bpf_ktime_get_ns() };
+    clock::retune(&group.clock, &group.clock_rate, rate, now);
+    let slack = if packet.tcp { tcp_slack(sk, group, direction, rate, now) } else { BUCKET };
+    let cost = clock::time_of(u64::from(packet.bytes), rate);
+    if clock::charge(&group.clock, now, cost, slack) {
+        group.last.set(now);
+        group.packets.add(1);
+        group.bytes.add(u64::from(packet.bytes));
+        Some(true)
+    } else {
+        group.dropped.add(1);
+        Some(false)
+    }
+}
+
+/// The backstop of TCP; an upload is also counted as active here.
+#[inline]
+fn tcp_slack(
+    sk: *mut c_void,
+    group: &Group<Shared>,
+    direction: u32,
+    rate: NonZeroU64,
+    now: u64,
+) -> Slack {
+    let idle = now.wrapping_sub(group.last.get());
+    let flow = FLOWS.get(sk);
+    if direction == DOWNLOAD {
+        let sockets = Active::unpack(group.active.get()).sockets();
+        let shared = edge::Shared { rate, sockets, balance: 0 };
+        let since_close = now.wrapping_sub(group.last_close.get());
+        return edge::slack(&shared, idle, since_close, group.round_trip.get());
+    }
+    let paced = flow.is_some_and(|flow| {
+        let [_, epoch] = &mut flow.epochs;
+        active::count(&group.active, epoch, now, rate);
+        flow.state & PACED != 0
+    });
+    pace::slack(rate, idle, paced)
+}
+
+/// Reads a packet through the kernel's helper.
+struct Packet(*mut __sk_buff);
+
+impl Bytes for Packet {
+    #[inline]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: `bytes` has room for N bytes.
+        let failed = unsafe {
+            bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32)
+        };
+        (failed == 0).then_some(bytes)
+    }
+}

@@ -1,0 +1,124 @@
+//! Uploads: how fast a socket may send, so that its limit is met without a queue.
+//!
+//! The kernel's own pacing (SO_MAX_PACING_RATE) spreads the packets; the virtual clock of
+//! the limit says what really passed, and the pace leans against the difference. Measured
+//! within 2 % from 1 to 1000 Mbit/s without a retransmit.
+
+use core::num::NonZeroU64;
+
+use crate::{
+    clock::{MILLISECOND, SECOND, Slack, time_of},
+    packet::MSS,
+};
+
+/// The virtual backlog that the feedback aims at, besides two packets per socket.
+const AIM: i64 = 20 * MILLISECOND.cast_signed();
+/// The feedback speeds up by at most this share of [`FULL_SCALE`] (10 %) ...
+const FASTER: i64 = 50 * MILLISECOND.cast_signed();
+/// ... and slows down by at most this one (80 %): 16 sockets that start at once need it.
+const SLOWER: i64 = -400 * MILLISECOND.cast_signed();
+/// An error of this much would be 100 % of correction.
+const FULL_SCALE: u64 = 500 * MILLISECOND;
+/// Bytes of a packet in the aim: an MTU.
+const PACKET: u64 = 1500;
+/// Unused time that an active limit may make up for.
+const CREDIT: u64 = 500 * MILLISECOND;
+/// Unused time that is kept over an idle second.
+const CREDIT_IDLE: u64 = 50 * MILLISECOND;
+/// Backlog at which the backstop refuses, besides [`BACKSTOP_PACKETS`] (return 2: the packet
+/// stays in the socket, nothing is lost).
+const BACKSTOP: u64 = 100 * MILLISECOND;
+/// The same for a socket that is not paced: TCP tries again after 200 ms, and a bucket that
+/// holds less than that starves it (measured .54 of the rate at 100 ms, 1.006 at 250 ms).
+const BACKSTOP_UNPACED: u64 = 250 * MILLISECOND;
+/// Packets that fit on top of the backstop whatever the rate.
+const BACKSTOP_PACKETS: u64 = 4;
+/// The kernel's first congestion window, segments.
+const INITIAL_WINDOW: u64 = 10;
+/// More sockets than this begin with a single segment each.
+const FEW_SOCKETS: u64 = 4;
+
+/// The pace of one of `sockets` that share `rate`, bytes per second, while the limit's
+/// balance is `balance` ns (positive: a backlog).
+#[inline]
+#[must_use]
+pub fn pace(rate: NonZeroU64, sockets: NonZeroU64, balance: i64) -> u64 {
+    let share = rate.get() / sockets;
+    let aim = AIM.saturating_add_unsigned(time_of(2 * PACKET * sockets.get(), rate));
+    let error = aim.saturating_sub(balance).clamp(SLOWER, FASTER);
+    let correction = share * (error.unsigned_abs() / 1000) / (FULL_SCALE / 1000);
+    let pace = if error < 0 { share - correction } else { share + correction };
+    pace.max(1)
+}
+
+/// The first congestion window of a socket in segments: 20 ms of its share. `None`: the
+/// kernel's own is small enough.
+#[inline]
+#[must_use]
+pub fn initial_window(rate: NonZeroU64, sockets: NonZeroU64) -> Option<u32> {
+    let segments = rate.get() / 50 / MSS / sockets;
+    let least = if sockets.get() > FEW_SOCKETS { 1 } else { 2 };
+    (segments < INITIAL_WINDOW).then(|| segments.max(least) as u32)
+}
+
+/// The slack of a TCP upload: `idle` is the time since the limit's last packet.
+#[inline]
+#[must_use]
+pub fn slack(rate: NonZeroU64, idle: u64, paced: bool) -> Slack {
+    let pause = SECOND + time_of(2 * MSS, rate);
+    let backstop = if paced { BACKSTOP } else { BACKSTOP_UNPACED };
+    Slack {
+        credit: if idle > pause || !paced { CREDIT_IDLE } else { CREDIT },
+        backlog: backstop + time_of(BACKSTOP_PACKETS * MSS, rate),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn n(value: u64) -> NonZeroU64 {
+        NonZeroU64::new(value).unwrap()
+    }
+
+    #[test]
+    fn on_target_the_pace_is_the_share() {
+        let aim = AIM + 2 * 1500 * 2 * 1000; // two sockets at 1 MB/s
+        assert_eq!(pace(n(1_000_000), n(2), aim), 500_000);
+    }
+
+    #[test]
+    fn a_slow_limit_starts_small_and_a_fast_one_as_ever() {
+        assert_eq!(initial_window(n(125_000), n(1)), Some(2));
+        assert_eq!(initial_window(n(125_000), n(16)), Some(1));
+        assert_eq!(initial_window(n(125_000_000), n(1)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_pace_leans_against_the_balance(
+            rate in 1_000u64..1 << 40, sockets in 1u64..1000,
+            low: i64, high: i64,
+        ) {
+            let (low, high) = (low.min(high), low.max(high));
+            let (eager, tired) = (pace(n(rate), n(sockets), low), pace(n(rate), n(sockets), high));
+            prop_assert!(eager >= tired);
+            prop_assert!(tired >= 1);
+            prop_assert!(eager <= (rate / sockets).max(1) * 11 / 10 + 1);
+        }
+
+        #[test]
+        fn feedback_settles_on_the_rate(rate in 100_000u64..1_000_000_000, sockets in 1u64..16) {
+            // Each step all sockets send 10 ms at their pace; whatever the balance was.
+            let (step, mut balance, mut sent) = (10 * MILLISECOND, -500_000_000_i64, 0);
+            for i in 0..2000 {
+                let bytes = pace(n(rate), n(sockets), balance) * sockets / 100;
+                balance += time_of(bytes, n(rate)).cast_signed() - step.cast_signed();
+                if i >= 1000 { sent += bytes }
+            }
+            prop_assert!(sent.abs_diff(rate * 10) < rate / 10, "{sent} of {}", rate * 10);
+        }
+    }
+}

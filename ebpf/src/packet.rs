@@ -1,0 +1,146 @@
+//! How much payload a packet carries: what an application calls its data.
+//!
+//! A GSO packet holds one set of headers, so its length without them is exact; packets that
+//! only acknowledge carry nothing and cost nothing.
+
+/// Payload of a full TCP segment at an MTU of 1500 with timestamps, bytes.
+pub const MSS: u64 = 1448;
+
+/// IPPROTO_TCP.
+pub const TCP: u8 = 6;
+/// IPPROTO_UDP.
+const UDP: u8 = 17;
+/// Bytes of a UDP header.
+const UDP_HEADER: u32 = 8;
+/// Bytes of the fixed IPv6 header.
+const IPV6_HEADER: u32 = 40;
+/// IPv6 extension headers that are skipped; a packet with more counts them as payload.
+const MAX_EXTENSIONS: u32 = 4;
+
+/// A packet from its IP header on.
+pub trait Bytes {
+    /// `N` bytes at `offset`, if the packet has them.
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+}
+
+/// What a packet is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payload {
+    /// Whether it is TCP; then it can be paced instead of refused.
+    pub tcp: bool,
+    /// Bytes after the transport header.
+    pub bytes: u32,
+}
+
+/// The payload of a packet of `length` bytes. `None`: not IP, or too short to tell.
+#[inline]
+pub fn payload(packet: &impl Bytes, length: u32) -> Option<Payload> {
+    let start: [u8; 10] = packet.read(0)?;
+    let (protocol, headers) = match start[0] >> 4 {
+        4 => (start[9], u32::from(start[0] & 15) * 4),
+        6 => after_extensions(packet, start[6]),
+        _ => return None,
+    };
+    let transport = match protocol {
+        TCP => u32::from(packet.read::<1>(headers + 12)?[0] >> 4) * 4,
+        UDP => UDP_HEADER,
+        _ => 0,
+    };
+    let bytes = length.saturating_sub(headers + transport);
+    Some(Payload { tcp: protocol == TCP, bytes })
+}
+
+/// The transport protocol behind IPv6 extension headers, and where it starts.
+#[inline]
+fn after_extensions(packet: &impl Bytes, first: u8) -> (u8, u32) {
+    /// Hop-by-hop options, routing, fragment, destination options (RFC 8200).
+    const HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const DESTINATION: u8 = 60;
+
+    let (mut next, mut offset) = (first, IPV6_HEADER);
+    for _ in 0..MAX_EXTENSIONS {
+        if !matches!(next, HOP | ROUTING | FRAGMENT | DESTINATION) {
+            break;
+        }
+        let Some([following, length]) = packet.read(offset) else { break };
+        offset += if next == FRAGMENT { 8 } else { (u32::from(length) + 1) * 8 };
+        next = following;
+    }
+    (next, offset)
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::{vec, vec::Vec};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    impl Bytes for Vec<u8> {
+        fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+            self.get(offset as usize..)?.get(..N)?.try_into().ok()
+        }
+    }
+
+    fn of(packet: &Vec<u8>) -> Option<(bool, u32)> {
+        payload(packet, packet.len() as u32).map(|p| (p.tcp, p.bytes))
+    }
+
+    fn ipv4(protocol: u8, options: usize, transport: &[u8], data: usize) -> Vec<u8> {
+        let mut packet = vec![0; 20 + options];
+        packet[0] = 0x40 | (5 + options as u8 / 4);
+        packet[9] = protocol;
+        packet.extend(transport);
+        packet.resize(packet.len() + data, 0xaa);
+        packet
+    }
+
+    fn tcp_header(length: usize) -> Vec<u8> {
+        let mut header = vec![0; length];
+        header[12] = (length as u8 / 4) << 4;
+        header
+    }
+
+    #[test]
+    fn ipv4_tcp_and_udp() {
+        assert_eq!(of(&ipv4(TCP, 0, &tcp_header(32), 1448)), Some((true, 1448)));
+        assert_eq!(of(&ipv4(TCP, 0, &tcp_header(40), 0)), Some((true, 0)), "a SYN is free");
+        assert_eq!(of(&ipv4(TCP, 8, &tcp_header(20), 1)), Some((true, 1)), "IP options");
+        assert_eq!(of(&ipv4(UDP, 0, &[0; 8], 1400)), Some((false, 1400)));
+        assert_eq!(of(&ipv4(1, 0, &[], 64)), Some((false, 64)), "ICMP");
+    }
+
+    #[test]
+    fn ipv6_with_extension_headers() {
+        let mut packet = vec![0; 40];
+        packet[0] = 0x60;
+        packet[6] = 0; // hop-by-hop, 8 bytes
+        packet.extend([60, 0, 0, 0, 0, 0, 0, 0]); // destination options, 16 bytes
+        packet.extend([44, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        packet.extend([TCP, 9, 0, 0, 0, 0, 0, 0]); // fragment, always 8
+        packet.extend(tcp_header(32));
+        packet.extend([1; 777]);
+        assert_eq!(of(&packet), Some((true, 777)));
+    }
+
+    #[test]
+    fn what_is_not_ip_is_left_alone() {
+        assert_eq!(of(&vec![]), None);
+        assert_eq!(of(&vec![0; 60]), None);
+        assert_eq!(of(&ipv4(TCP, 0, &[], 0)), None, "truncated");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(packet in prop::collection::vec(any::<u8>(), 0..200)) {
+            let length = packet.len() as u32;
+            if let Some(found) = payload(&packet, length) {
+                prop_assert!(found.bytes < length);
+            }
+        }
+    }
+}
