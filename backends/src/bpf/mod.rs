@@ -1,1 +1,179 @@
-//! The bpf(2) calls that aya keeps private.
+//! The bpf(2) calls that aya keeps private, and what their refusals mean.
+//!
+//! Attaching goes through aya's links wherever the kernel knows them. What is here is for
+//! kernels without: the legacy attachment, always with MULTI, which outlives its maker until
+//! [`prog_detach`] or [`detach_by_id`]; the query that names who is attached; and running an
+//! iterator to its end.
+
+mod explain;
+mod sys;
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::fd::{AsFd, OwnedFd},
+};
+
+pub use explain::{Call, Holder, exclusive_holder, explain};
+use sys::Instruction;
+
+/// What a program is attached as; the numbers are those of `enum bpf_attach_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum AttachType {
+    /// `BPF_CGROUP_INET_INGRESS`: each packet to a socket.
+    InetIngress = 0,
+    /// `BPF_CGROUP_INET_EGRESS`: each packet from a socket.
+    InetEgress = 1,
+    /// `BPF_CGROUP_INET_SOCK_CREATE`: each new socket.
+    InetSockCreate = 2,
+    /// `BPF_CGROUP_SOCK_OPS`: what happens to TCP sockets.
+    SockOps = 3,
+}
+
+impl AttachType {
+    /// The type of a program that is attached like this (`enum bpf_prog_type`).
+    const fn program_type(self) -> u32 {
+        match self {
+            Self::InetIngress | Self::InetEgress => 8, // BPF_PROG_TYPE_CGROUP_SKB
+            Self::InetSockCreate => 9,                 // BPF_PROG_TYPE_CGROUP_SOCK
+            Self::SockOps => 13,                       // BPF_PROG_TYPE_SOCK_OPS
+        }
+    }
+}
+
+/// A cgroup takes so many programs of a type (`BPF_CGROUP_MAX_PROGS`, kernel/bpf/cgroup.c).
+pub const MAX_PROGRAMS: usize = 64;
+
+/// `BPF_F_ALLOW_MULTI`: others may be attached beside and below.
+const ALLOW_MULTI: u32 = 2;
+
+/// What is attached to one cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Program ids, links and legacy attachments alike.
+    pub programs: Vec<u32>,
+    flags: u32,
+}
+
+impl Attached {
+    /// Whether others may be attached to the same cgroup. (The kernel keeps the flags of
+    /// what was attached last; they mean something only while a program is there.)
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        !self.programs.is_empty() && self.flags & ALLOW_MULTI == 0
+    }
+
+    /// Whether others may be attached below: one that may be overridden keeps nobody out.
+    #[must_use]
+    fn is_exclusive_below(&self) -> bool {
+        const ALLOW_OVERRIDE: u32 = 1; // BPF_F_ALLOW_OVERRIDE
+        self.is_exclusive() && self.flags & ALLOW_OVERRIDE == 0
+    }
+}
+
+/// Attaches a program beside those of others (`BPF_F_ALLOW_MULTI`, never anything else: flags
+/// 0 would silently replace somebody's program).
+///
+/// It stays when we end: record it in the journal first. Minimum kernel 4.15.
+pub fn prog_attach_multi(
+    program: impl AsFd,
+    cgroup: impl AsFd,
+    attach_type: AttachType,
+) -> io::Result<()> {
+    sys::prog_attach(program.as_fd(), cgroup.as_fd(), attach_type as u32, ALLOW_MULTI)
+}
+
+/// Detaches a program that was attached by [`prog_attach_multi`]; ENOENT when it is not.
+pub fn prog_detach(
+    program: impl AsFd,
+    cgroup: impl AsFd,
+    attach_type: AttachType,
+) -> io::Result<()> {
+    sys::prog_detach(program.as_fd(), cgroup.as_fd(), attach_type as u32)
+}
+
+/// Detaches a program of which only the id is known, as the journal has it (attach type by
+/// its number); ENOENT when it is not attached or not loaded any more.
+pub fn detach_by_id(cgroup: impl AsFd, attach_type: u32, program: u32) -> io::Result<()> {
+    let program = sys::prog_get_fd_by_id(program)?;
+    sys::prog_detach(program.as_fd(), cgroup.as_fd(), attach_type)
+}
+
+/// What is attached to this very cgroup; what it inherits is not among it.
+pub fn prog_query(cgroup: impl AsFd, attach_type: AttachType) -> io::Result<Attached> {
+    let mut ids = [0; MAX_PROGRAMS];
+    let (count, flags) = sys::prog_query(cgroup.as_fd(), attach_type as u32, &mut ids)?;
+    Ok(Attached { programs: ids[..count].to_vec(), flags })
+}
+
+/// The name a program was loaded with (at most 15 bytes), often empty.
+pub fn program_name(id: u32) -> io::Result<String> {
+    let info = sys::prog_info(sys::prog_get_fd_by_id(id)?.as_fd())?;
+    let length = info.name.iter().position(|&byte| byte == 0).unwrap_or(info.name.len());
+    Ok(String::from_utf8_lossy(&info.name[..length]).into_owned())
+}
+
+/// The id of a loaded program.
+pub fn program_id(program: impl AsFd) -> io::Result<u32> {
+    sys::prog_info(program.as_fd()).map(|info| info.id)
+}
+
+/// Loads the smallest program there is: it lets everything pass.
+pub fn load_pass(attach_type: AttachType) -> io::Result<OwnedFd> {
+    sys::prog_load(attach_type.program_type(), attach_type as u32, 0, &RETURN_1)
+}
+
+/// `r0 = 1; exit`
+const RETURN_1: [Instruction; 2] = [
+    Instruction { code: 0xb7, registers: 0, offset: 0, immediate: 1 },
+    Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 },
+];
+
+/// Runs an iterator program (`iter/tcp`) over all there is in the network namespace of the
+/// calling thread; what the program prints is not kept.
+///
+/// Minimum kernel 5.9.
+pub fn run_iterator(program: impl AsFd) -> io::Result<()> {
+    let link = sys::iterator_link(program.as_fd())?;
+    let mut iterator = File::from(sys::iter_create(link.as_fd())?);
+    let mut output = [0; 4096];
+    loop {
+        match iterator.read(&mut output) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            // After a million objects without output the kernel lets us breathe.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_iterator_runs_to_its_end() {
+        const TRACING: u32 = 26; // BPF_PROG_TYPE_TRACING
+        const TRACE_ITER: u32 = 28; // BPF_TRACE_ITER
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED an_iterator_runs_to_its_end: it needs root");
+            return;
+        }
+        // What iterators are attached to: a function named bpf_iter_ and the kind of object.
+        let target = crate::btf::function_id("bpf_iter_tcp").unwrap().unwrap();
+        // r0 = 0; exit: go on with the next socket.
+        let next = [
+            Instruction { code: 0xb7, registers: 0, offset: 0, immediate: 0 },
+            Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 },
+        ];
+        let program = sys::prog_load(TRACING, TRACE_ITER, target, &next).unwrap();
+        let _socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        run_iterator(&program).unwrap();
+        // One of another type is refused.
+        let other = load_pass(AttachType::SockOps).unwrap();
+        assert_eq!(run_iterator(&other).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    }
+}

@@ -1,1 +1,0 @@
-//! Offsets from the kernel's own type information.
