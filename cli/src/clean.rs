@@ -12,7 +12,8 @@ use crate::{
     log,
 };
 
-/// Status 1 when something could not be taken back; it stays on record for the next time.
+/// Status 1 (or 4, not permitted) when something could not be taken back; it stays on record
+/// for the next time.
 pub(crate) fn clean(args: &CleanArgs) -> Result<Exit, Failure> {
     let host = Host::detect()?;
     let (lines, exit) = if args.dry_run {
@@ -44,7 +45,7 @@ fn sweep(host: &Host) -> (Vec<String>, Exit) {
             Ok(()) => done.push(format!("done: {what}")),
             Err(error) => {
                 log::say(format_args!("chadthrottle: {error}"));
-                exit = Exit::Failed;
+                exit = error.kind.into();
             }
         }
     }

@@ -101,7 +101,8 @@ fn the_launcher_execs_like_env() {
     refused(126, &["/etc/passwd"], &["__launch", leaf, "--", "/etc/passwd"]);
     assert_eq!(fs::read_to_string(&procs).unwrap(), "0");
 
-    let output = chadthrottle(&["__launch", leaf, "--", "sh", "-c", "echo $0 $1; exit 7", "-d"]);
+    let output =
+        chadthrottle(&["__launch", leaf, "--", "sh", "-c", "echo $0 $1; exit 7", "-d"]);
     assert_eq!(output.status.code(), Some(7));
     assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "-d");
 }

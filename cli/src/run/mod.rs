@@ -47,10 +47,10 @@ fn checked(args: &RunArgs) -> Result<Exit, Failure> {
     let targets = targets::resolve(&host, args)?;
     let report = Report::new(Events::open(args)?);
     // From here on a signal is a request to put everything back.
-    let signals = Signals::catch()?;
+    let mut signals = Signals::catch()?;
 
     let mut session = Session::open(host, backends::built())?;
-    let outcome = limited(&mut session, args, targets, report, signals);
+    let outcome = limited(&mut session, args, targets, report, &mut signals);
     let (_, released) = session.finish();
     match (outcome, released) {
         (Ok(exit), Ok(())) => Ok(exit),
@@ -69,7 +69,7 @@ fn limited(
     args: &RunArgs,
     mut targets: Vec<Target>,
     mut report: Report,
-    mut signals: Signals,
+    signals: &mut Signals,
 ) -> Result<Exit, Failure> {
     let limits = args.limits();
     let leaf = match args.command.first() {
@@ -88,7 +88,7 @@ fn limited(
         None => None,
     };
     let end = Hold {
-        signals: &mut signals,
+        signals: &mut *signals,
         command: running.as_mut(),
         targets: &targets,
         until: args.duration.and_then(|duration| enforced.checked_add(duration)),
@@ -111,7 +111,7 @@ fn limited(
         // The time is up; the command goes on without limits.
         (End::Done, Some(mut running)) => {
             let rest = Hold {
-                signals: &mut signals,
+                signals: &mut *signals,
                 command: Some(&mut running),
                 targets: &[],
                 until: None,
