@@ -80,16 +80,21 @@ pub(crate) fn of_packet(
     limit
 }
 
-/// The limit of a socket without a packet at hand: its own tag, or its MPTCP socket's.
+/// The limit of a socket that an event of its own is about: its tag, or its MPTCP socket's.
 #[inline]
-pub(crate) fn of_socket(sk: *mut c_void, cookie: impl Fn() -> u64) -> Option<Limit> {
-    let tag = TAGS.get(sk);
-    if let Some(limit) = tag.as_ref().and_then(|tag| valid(tag, cookie)) {
-        return Some(limit);
-    }
-    let (limit, found) = of_mptcp(sk)?;
-    write(sk, tag, found);
-    Some(limit)
+pub(crate) fn of_event(sk: *mut c_void, cookie: impl Fn() -> u64) -> Option<Limit> {
+    of_tag(sk, cookie).or_else(|| {
+        let (limit, found) = of_mptcp(sk)?;
+        write(sk, TAGS.get(sk), found);
+        Some(limit)
+    })
+}
+
+/// The limit that the socket's own tag names. All that the iterator can ask: a subflow of
+/// MPTCP gets its tag with its next packet, and the next visit finds it.
+#[inline]
+pub(crate) fn of_tag(sk: *mut c_void, cookie: impl Fn() -> u64) -> Option<Limit> {
+    TAGS.get(sk).and_then(|tag| valid(tag, cookie))
 }
 
 /// The tag for a socket that the current task creates in a tagged cgroup.
@@ -103,7 +108,7 @@ pub(crate) fn of_current_cgroup() -> Option<Tag> {
 /// The limit that a tag names, if it counts: the slot still belongs to the same limit, and
 /// the tag is meant for this socket. `cookie` is asked only when the tag names an owner.
 #[inline]
-pub(crate) fn valid(tag: &Tag, cookie: impl FnOnce() -> u64) -> Option<Limit> {
+fn valid(tag: &Tag, cookie: impl FnOnce() -> u64) -> Option<Limit> {
     let (slot, generation) = (tag.limit.checked_sub(1)?, tag.generation);
     let rate: &Rate = RATES.get(slot * 2)?;
     if rate.in_use == 0 || rate.generation != generation {

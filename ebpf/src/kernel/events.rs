@@ -60,7 +60,7 @@ pub(crate) fn event(ctx: *mut bpf_sock_ops) {
     }
     // SAFETY: a helper call on the program's own context.
     let cookie = || unsafe { bpf_get_socket_cookie(ctx.cast()) };
-    let limit = attribution::of_socket(sk, cookie).filter(|limit| !limit.idle());
+    let limit = attribution::of_event(sk, cookie).filter(|limit| !limit.idle());
     let Some(limit) = limit.filter(|_| op == BPF_SOCK_OPS_TCP_LISTEN_CB || !is_local(ctx))
     else {
         release(ctx, sk);

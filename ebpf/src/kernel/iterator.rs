@@ -46,7 +46,7 @@ pub(crate) fn visit(ctx: *const Context) {
     let meant = |limit: u32| global.iterator_limit == 0 || global.iterator_limit == limit;
     // SAFETY: a helper call on a socket.
     let cookie = || unsafe { bpf_get_socket_cookie(tp) };
-    let limit = attribution::of_socket(tp, cookie).filter(|limit| !limit.idle());
+    let limit = attribution::of_tag(tp, cookie).filter(|limit| !limit.idle());
     let Some(limit) = limit else {
         return restore(tp, |_| true);
     };
