@@ -8,6 +8,7 @@
 //! - [`throttle`]: chadthrottle itself, run and watched from outside
 //! - [`leftovers`]: what a run must not leave behind
 //! - [`stage`]: all of these in one, for a case
+//! - [`run_once`]: runs that end by themselves
 //! - [`rates`]: what bins say
 //! - [`conformance`]: the cases that every backend must pass
 //! - [`bench`]: how exact a limit is
@@ -28,6 +29,7 @@ pub mod load;
 pub mod process;
 pub mod rates;
 pub mod relay;
+pub mod run_once;
 pub mod stage;
 pub mod sys;
 pub mod throttle;
