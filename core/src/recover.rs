@@ -57,7 +57,7 @@ pub fn sweep(host: &Host, undo: &mut Undoer<'_>) -> Vec<Outcome> {
 pub fn planned(host: &Host) -> Result<Vec<String>> {
     let mut plan = Vec::new();
     for journal in journal::stale(host)? {
-        plan.extend(journal?.pending().iter().map(|pending| pending.undo.to_string()));
+        plan.extend(journal?.pending().map(|pending| pending.undo.to_string()));
     }
     Ok(plan)
 }
@@ -68,7 +68,7 @@ pub(crate) fn take_back(
     held: &Held,
     undo: &mut Undoer<'_>,
 ) -> Vec<Outcome> {
-    let pending = journal.pending().to_vec();
+    let pending: Vec<Pending> = journal.pending().cloned().collect();
     let all: Vec<Undo> = pending.iter().map(|pending| pending.undo.clone()).collect();
     let mut outcomes = Vec::new();
     for Pending { entry, backend, undo: change } in &pending {
@@ -76,7 +76,9 @@ pub(crate) fn take_back(
             Undo::Leaf { path, id } => cgroup::take_back(path, *id),
             _ => undo(*backend, change, held, &all),
         };
-        let result = result.and_then(|()| journal.done(Entry(*entry)));
+        if result.is_ok() {
+            journal.done(Entry(*entry));
+        }
         outcomes.push(Outcome::new(change, result));
     }
     if let Err(error) = journal.finish() {

@@ -79,16 +79,17 @@ impl StaleJournal {
     }
 
     /// What is to be taken back, newest first.
-    #[must_use]
-    pub fn pending(&self) -> &[Pending] {
-        &self.contents.pending
+    pub fn pending(&self) -> impl Iterator<Item = &Pending> {
+        self.contents.pending.values().rev()
     }
 
-    /// Marks a change as taken back, should the work be broken off.
-    pub fn done(&mut self, entry: Entry) -> Result<()> {
-        self.file.append(&Line::Done { entry: entry.0 })?;
-        self.contents.pending.retain(|pending| pending.entry != entry.0);
-        Ok(())
+    /// Marks a change as taken back. The line is for the case that the work is broken off;
+    /// without it (a full file system) somebody does once more what is already done.
+    pub fn done(&mut self, entry: Entry) {
+        self.contents.pending.remove(&entry.0);
+        if let Err(error) = self.file.append(&Line::Done { entry: entry.0 }) {
+            tracing::debug!("{error}");
+        }
     }
 
     /// Removes the file when nothing is left in it.

@@ -1,6 +1,7 @@
 //! The file itself: its lines, how they are appended and read.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::FileExt,
@@ -68,8 +69,8 @@ pub(super) enum Line {
 pub(super) struct Contents {
     /// `None` when the instance died before it was written.
     pub(super) header: Option<Header>,
-    /// Newest first.
-    pub(super) pending: Vec<Pending>,
+    /// By number, oldest first.
+    pub(super) pending: BTreeMap<u32, Pending>,
     pub(super) claims: Vec<Claim>,
 }
 
@@ -81,8 +82,12 @@ impl Contents {
         for line in text[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice(line) {
                 Ok(Line::Header(header)) => contents.header = Some(header),
-                Ok(Line::Record(pending)) => contents.pending.insert(0, pending),
-                Ok(Line::Done { entry }) => contents.pending.retain(|p| p.entry != entry),
+                Ok(Line::Record(pending)) => {
+                    contents.pending.insert(pending.entry, pending);
+                }
+                Ok(Line::Done { entry }) => {
+                    contents.pending.remove(&entry);
+                }
                 Ok(Line::Claim(claims)) => contents.claims.extend(claims),
                 Ok(Line::Unclaim(claims)) => contents.claims.retain(|c| !claims.contains(c)),
                 Err(error) => tracing::warn!(
@@ -218,7 +223,7 @@ mod tests {
     }
 
     fn entries(text: &[u8]) -> Vec<u32> {
-        Contents::parse(text).pending.iter().map(|pending| pending.entry).collect()
+        Contents::parse(text).pending.into_keys().collect()
     }
 
     #[test]
@@ -227,7 +232,7 @@ mod tests {
         for (number, undo) in [
             leaf("/sys/fs/cgroup/a b"),
             Undo::Attachment { path: "/x".into(), id: 1, attach_type: 2, program: 3 },
-            Undo::Sockets { processes: vec![key], cgroups: vec![9] },
+            Undo::Sockets { processes: vec![key], cgroups: vec!["/x".into()] },
             Undo::Pace { cookie: u64::MAX, rate: 125_000 },
         ]
         .into_iter()
@@ -236,14 +241,14 @@ mod tests {
             let pending =
                 Pending { entry: u32::try_from(number).unwrap(), backend: None, undo };
             let parsed = Contents::parse(&text(&[Line::Record(pending.clone())]));
-            assert_eq!(parsed.pending, [pending]);
+            assert_eq!(parsed.pending.into_values().collect::<Vec<_>>(), [pending]);
         }
     }
 
     #[test]
-    fn pending_is_newest_first_and_without_what_is_done() {
+    fn what_is_done_is_not_pending() {
         let all = text(&[record(0), record(1), record(2), Line::Done { entry: 1 }]);
-        assert_eq!(entries(&all), [2, 0]);
+        assert_eq!(entries(&all), [0, 2]);
     }
 
     #[test]
@@ -253,13 +258,13 @@ mod tests {
         for end in first.len()..both.len() {
             assert_eq!(entries(&both[..end]), [0], "torn at {end}");
         }
-        assert_eq!(entries(&both), [1, 0]);
+        assert_eq!(entries(&both), [0, 1]);
     }
 
     #[test]
     fn an_unreadable_line_does_not_hide_the_others() {
         let broken = [text(&[record(0)]), b"{\"reco\n".to_vec(), text(&[record(1)])].concat();
-        assert_eq!(entries(&broken), [1, 0]);
+        assert_eq!(entries(&broken), [0, 1]);
     }
 
     #[test]

@@ -99,9 +99,8 @@ impl Journal {
     /// Marks a change as taken back.
     pub fn done(&self, entry: Entry) -> Result<()> {
         let mut entries = self.entries();
-        self.inner.file.append(&Line::Done { entry: entry.0 })?;
         entries.pending.remove(&entry.0);
-        Ok(())
+        self.inner.file.append(&Line::Done { entry: entry.0 })
     }
 
     /// Claims targets, all or none. Refused with the other instance's pid when one of them,

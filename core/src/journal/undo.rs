@@ -33,8 +33,8 @@ pub enum Undo {
     Sockets {
         /// Processes, with all their children.
         processes: Vec<ProcessKey>,
-        /// Cgroups (ids), with all below.
-        cgroups: Vec<u64>,
+        /// Cgroups, with all below. By path: a unit that restarts gets another id.
+        cgroups: Vec<PathBuf>,
     },
     /// The pace (`SO_MAX_PACING_RATE`, bytes/s) that the application had set itself.
     Pace {
@@ -55,7 +55,8 @@ impl fmt::Display for Undo {
             }
             Self::Sockets { processes, cgroups } => {
                 let processes = processes.iter().map(|key| format!("process {}", key.pid));
-                let cgroups = cgroups.iter().map(|id| format!("the cgroup with id {id}"));
+                let cgroups =
+                    cgroups.iter().map(|path| format!("the cgroup {}", path.display()));
                 let owners: Vec<String> = processes.chain(cgroups).collect();
                 write!(f, "give the sockets of {} their speed back", owners.join(", "))
             }

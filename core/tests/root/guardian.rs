@@ -15,6 +15,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("guardian::killed_with_a_process_in_a_leaf", killed_with_a_process_in_a_leaf),
         ("guardian::killed_while_a_leaf_is_made", killed_while_a_leaf_is_made),
         ("guardian::killed_at_random_moments", killed_at_random_moments),
+        ("guardian::killed_while_it_starts", killed_while_it_starts),
         ("guardian::newest_first_without_what_is_done", newest_first_without_what_is_done),
         ("guardian::descriptors_outlive_the_run", descriptors_outlive_the_run),
         ("guardian::what_fails_stays_for_clean", what_fails_stays_for_clean),
@@ -63,6 +64,26 @@ fn killed_at_random_moments() {
         scratch.wait_until_clean();
     }
     assert_eq!(scratch.undone(), [""; 0]);
+}
+
+/// Before the guardian is there nobody can put back, but nothing has been done either: only
+/// the journal stays, for the next start.
+fn killed_while_it_starts() {
+    let scratch = Scratch::new();
+    for step in 0..60 {
+        let run =
+            scratch.start(Command::new("/proc/self/exe"), &["guardian", "leaf:0", "pace:1"]);
+        thread::sleep(Duration::from_micros(step * 200));
+        run.kill();
+        wait_for("leaves and journals to be gone", || {
+            for outcome in
+                recover::sweep(&scratch.host, &mut |_, _, _, _| panic!("no guardian"))
+            {
+                outcome.result.unwrap();
+            }
+            scratch.leaves().is_empty() && scratch.journals().is_empty()
+        });
+    }
 }
 
 fn newest_first_without_what_is_done() {
@@ -157,7 +178,7 @@ fn signals_do_not_end_it() {
 /// Nobody is left: the next start or `clean` must do it.
 fn killed_as_well() {
     let scratch = Scratch::new();
-    let process = scratch.process("sleep 60");
+    let process = scratch.process("exec sleep 60");
     let step = format!("move:{}", process.pid());
     scratch.run(&["guardian", "leaf:0", &step, "pace:1", "kill-guardian"]).kill();
     assert_eq!(scratch.leaves().len(), 1);

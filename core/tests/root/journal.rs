@@ -23,7 +23,7 @@ fn a_target_has_one_instance() {
     let scratch = Scratch::new();
     let parent = scratch.process("sleep 60 & wait");
     let child = chadthrottle_core::process::children(&scratch.host, &[parent.pid()])[0].pid;
-    let stranger = scratch.process("sleep 60");
+    let stranger = scratch.process("exec sleep 60");
     let inner = scratch.cgroup.join("inner");
     fs::create_dir(&inner).unwrap();
 
@@ -52,7 +52,7 @@ fn a_target_has_one_instance() {
 
 fn claims_end_with_the_instance() {
     let scratch = Scratch::new();
-    let process = scratch.process("sleep 60");
+    let process = scratch.process("exec sleep 60");
     let claim = format!("claim:{}", process.pid());
     // A dead instance without a guardian, and one whose guardian is at work.
     scratch.run(&[&claim]).kill();

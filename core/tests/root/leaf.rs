@@ -28,7 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
 fn goes_and_comes_back() {
     let scratch = Scratch::new();
     let journal = Journal::create(&scratch.host).unwrap();
-    let process = scratch.process("sleep 60");
+    let process = scratch.process("exec sleep 60");
     let leaf = Leaf::create(&scratch.cgroup, "0", &journal).unwrap();
     assert_eq!(cgroup::id(leaf.path()).unwrap(), leaf.id());
     leaf.add(process.pid()).unwrap();
@@ -65,7 +65,7 @@ fn threaded_child(parent: &Path, name: &str) -> std::path::PathBuf {
 
 fn round_trip(scratch: &Scratch, parent: &Path) {
     let journal = Journal::create(&scratch.host).unwrap();
-    let process = scratch.process("sleep 60");
+    let process = scratch.process("exec sleep 60");
     let pid = process.pid();
     fs::write(parent.join("cgroup.procs"), pid.to_string()).unwrap();
     let leaf = Leaf::create(parent, "0", &journal).unwrap();
@@ -104,7 +104,7 @@ fn cgroups_below_it() {
     leaf.remove().unwrap();
     assert!(scratch.leaves().is_empty());
 
-    let process = scratch.process("sleep 60");
+    let process = scratch.process("exec sleep 60");
     let leaf = Leaf::create(&scratch.cgroup, "1", &journal).unwrap();
     let used = leaf.path().join("used");
     fs::create_dir(&used).unwrap();
@@ -128,7 +128,7 @@ fn parent_gained_controllers() {
         return crate::report_skip("leaf::parent_gained_controllers", reason);
     };
     let journal = Journal::create(&scratch.host).unwrap();
-    let process = scratch.process("sleep 60");
+    let process = scratch.process("exec sleep 60");
     let leaf = Leaf::create(&scratch.cgroup, "0", &journal).unwrap();
     leaf.add(process.pid()).unwrap();
     let control = scratch.cgroup.join("cgroup.subtree_control");

@@ -59,7 +59,14 @@ impl Scratch {
     }
 
     /// The same with a command in front, such as unshare.
-    pub(crate) fn run_by(&self, mut command: Command, steps: &[&str]) -> Run {
+    pub(crate) fn run_by(&self, command: Command, steps: &[&str]) -> Run {
+        let mut run = self.start(command, steps);
+        assert_eq!(run.line(), "ready");
+        run
+    }
+
+    /// The same without waiting.
+    pub(crate) fn start(&self, mut command: Command, steps: &[&str]) -> Run {
         let mut child = command
             .arg(instance::ARGUMENT)
             .args(steps)
@@ -70,9 +77,7 @@ impl Scratch {
             .spawn()
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        let mut run = Run { child, output };
-        assert_eq!(run.line(), "ready");
-        run
+        Run { child, output }
     }
 
     /// A process in the scratch cgroup.
