@@ -5,7 +5,7 @@ mod common;
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream, UdpSocket},
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -185,4 +185,43 @@ fn a_small_window_is_put_back() {
     }
     // With the usual scale it is rounded up to 2048: one segment at a time.
     clamp_and_restore(None, "small");
+}
+
+#[test]
+fn subflows_of_mptcp_are_listed_but_not_reached() {
+    let Some((client, server)) = mptcp_stream() else {
+        eprintln!("SKIPPED subflows_of_mptcp_are_listed_but_not_reached: no MPTCP here");
+        return;
+    };
+    let all = diag::dump().unwrap();
+    for fd in [&client, &server] {
+        let info = sockets::describe(fd).unwrap();
+        assert_eq!(info.protocol, Protocol::Mptcp);
+        let inode = rustix::fs::fstat(fd).unwrap().st_ino;
+        let subflow = all.iter().find(|s| s.inode == inode).expect("under the same inode");
+        assert_eq!(subflow.protocol, Protocol::Tcp);
+        assert_ne!(subflow.cookie, info.cookie);
+
+        let refused = sockets::set_pace(fd, 100_000).unwrap_err();
+        assert_eq!(refused.errno(), libc::EOPNOTSUPP);
+        let refused = sockets::set_window_clamp(fd, 1).unwrap_err();
+        assert_eq!(refused.errno(), libc::ENOPROTOOPT);
+        assert_eq!(sockets::pace(fd).unwrap(), sockets::NO_PACE);
+        assert!(sockets::restore(fd, None).is_err());
+    }
+}
+
+/// Both ends of an MPTCP connection on loopback; `None` when the kernel has no MPTCP.
+fn mptcp_stream() -> Option<(OwnedFd, OwnedFd)> {
+    use rustix::net::{
+        AddressFamily, SocketType, accept, bind, connect, getsockname, ipproto, listen, socket,
+    };
+    let mptcp = || socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::MPTCP)).ok();
+    let listener = mptcp()?;
+    bind(&listener, &"127.0.0.1:0".parse::<std::net::SocketAddrV4>().unwrap()).unwrap();
+    listen(&listener, 1).unwrap();
+    let address = std::net::SocketAddr::try_from(getsockname(&listener).unwrap()).unwrap();
+    let client = mptcp()?;
+    connect(&client, &address).unwrap();
+    Some((client, accept(&listener).unwrap()))
 }

@@ -19,6 +19,12 @@
 //! A sender that waits on a closed window asks again by its persist timer (about 200 ms), and
 //! from there the window (`rcv_ssthresh`) grows by twice what arrives, as in a slow start. A
 //! clamp that the application had set itself is not known to us and is lifted as well.
+//!
+//! **MPTCP.** An MPTCP socket refuses both options (6.18: `EOPNOTSUPP` for the pace,
+//! `ENOPROTOOPT` for the clamp) and its subflows, the plain TCP sockets below it, have no
+//! descriptor: from user space neither can be changed. The iterator over TCP sockets sees
+//! subflows and does it; [`super::diag::dump`] lists them under the inode of the MPTCP socket
+//! with cookies of their own. [`pace`] of an MPTCP socket is always [`NO_PACE`].
 
 use std::os::fd::AsFd;
 
@@ -60,7 +66,7 @@ pub fn set_window_clamp(fd: impl AsFd, bytes: u32) -> Result<()> {
 
 /// Lets a TCP socket run at full speed again: its own pace, or none, and no window clamp.
 ///
-/// `original_pace` is what the application had set itself, if it did. Fails when the socket
+/// `original_pace` is what the application had set itself, if it did. Fails for MPTCP, when the socket
 /// does not take it, or says another value when asked.
 pub fn restore(fd: impl AsFd, original_pace: Option<u64>) -> Result<()> {
     let fd = fd.as_fd();

@@ -148,7 +148,12 @@ fn socket_inode(link: &[u8]) -> Option<u64> {
 
 /// An error about a socket of which only the option's name is known.
 fn option_failed(verb: &str, option: &str, source: io::Error) -> Error {
-    Error::io(format!("{verb} socket option"), option, source)
+    let missing = matches!(source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT));
+    let error = Error::io(format!("{verb} socket option"), option, source);
+    if missing {
+        return error.meaning("The socket is not plain TCP (MPTCP does not hand it on).");
+    }
+    error
 }
 
 #[cfg(test)]
