@@ -8,6 +8,8 @@ use chadthrottle_tests::{
     load::{Birth, Plan, Role},
     process::{self, is_alive},
     rates,
+    stage::Stage,
+    sys::{self, Hook, Mode},
 };
 
 const END: Duration = Duration::from_secs(10);
@@ -154,4 +156,26 @@ fn curl_downloads_and_uploads() {
     let sent = lab.near.sh(&format!("{sent} -T {} http://{address}/", file.path().display()));
     assert_eq!(sent, "300000");
     assert_eq!(server.connections(), 2);
+}
+
+#[test]
+fn leftovers_are_found() {
+    let stage = Stage::new("none");
+    stage.assert_clean();
+    let leaf = stage.apps.child("chadthrottle-leaf");
+    let program = sys::load_named("ct_forgotten", Hook::Egress).expect("load a program");
+    sys::attach(program, stage.apps.path(), Hook::Egress, Mode::Multi).expect("attach it");
+    stage
+        .lab
+        .near
+        .sh("tc qdisc add dev eth0 root handle 7: tbf rate 1gbit burst 1mb limit 1mb");
+    stage.lab.near.sh("ip link add ct-left type ifb");
+    stage.lab.near.sh("nft add table inet forgotten");
+    std::fs::write(stage.run_dir().join("journal"), "{}").expect("write a file");
+    let left = stage.left().join("\n");
+    for what in ["chadthrottle-leaf", "ct_forgotten", "tbf", "ct-left", "forgotten", "journal"]
+    {
+        assert!(left.contains(what), "{what} is not among\n{left}");
+    }
+    drop(leaf);
 }

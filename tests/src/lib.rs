@@ -21,6 +21,7 @@
 #[macro_use]
 pub mod skip;
 
+pub mod bench;
 pub mod cgroup;
 pub mod conformance;
 pub mod lab;

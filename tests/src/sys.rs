@@ -91,8 +91,16 @@ pub enum Mode {
     Multi = 2,
 }
 
-/// Loads `return 1` ("pass") as a `cgroup_skb` program named `ct_pass`.
+/// The name of the programs that the tests attach to play somebody else.
+pub const OWN_PROGRAM: &str = "ct_pass";
+
+/// Loads `return 1` ("pass") as a `cgroup_skb` program named [`OWN_PROGRAM`].
 pub fn load_pass_program(hook: Hook) -> io::Result<OwnedFd> {
+    load_named(OWN_PROGRAM, hook)
+}
+
+/// Loads the same under a name of at most 15 bytes.
+pub fn load_named(name: &str, hook: Hook) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Load {
         prog_type: u32,
@@ -110,6 +118,8 @@ pub fn load_pass_program(hook: Hook) -> io::Result<OwnedFd> {
     }
     // r0 = 1; exit
     let program: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
+    let mut prog_name = [0; 16];
+    prog_name[..name.len()].copy_from_slice(name.as_bytes());
     let load = Load {
         prog_type: BPF_PROG_TYPE_CGROUP_SKB,
         insn_cnt: program.len() as u32,
@@ -120,7 +130,7 @@ pub fn load_pass_program(hook: Hook) -> io::Result<OwnedFd> {
         log_buf: 0,
         kern_version: 0,
         prog_flags: 0,
-        prog_name: *b"ct_pass\0\0\0\0\0\0\0\0\0",
+        prog_name,
         prog_ifindex: 0,
         expected_attach_type: hook as u32,
     };

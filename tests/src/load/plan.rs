@@ -207,6 +207,15 @@ impl Load {
         bytes.collect()
     }
 
+    /// All bins so far with the time of their end, on the clock of [`super::now_ms`].
+    pub fn timed_bins(&self) -> Vec<(u64, u64)> {
+        let bins = self.reports().into_iter().filter_map(|report| match report {
+            Report::Bin { at, bytes, .. } => Some((at, bytes)),
+            _ => None,
+        });
+        bins.collect()
+    }
+
     /// Lets it run for this time and returns the bins that began and ended within it.
     pub fn watch(&self, time: Duration) -> Vec<u64> {
         let before = self.bins().len();

@@ -1,0 +1,122 @@
+//! How fast a limit takes hold and is gone.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    lab::Family::V4,
+    load::{Load, Plan, Role, now_ms},
+    rates::TEN_MBIT,
+    stage::{Direction, Stage},
+};
+
+/// What an unlimited end offers, in Mbit/s.
+const OFFERED: f64 = 100.0;
+/// How often each is measured.
+const TIMES: usize = 5;
+/// After this long a reaction counts as none.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One thing measured several times.
+#[derive(Debug, Clone)]
+pub struct Reaction {
+    /// What was measured.
+    pub what: String,
+    /// The most that is allowed.
+    pub target: Duration,
+    /// The times, sorted; [`PATIENCE`] for never.
+    pub times: Vec<Duration>,
+}
+
+impl Reaction {
+    fn new(what: &str, direction: Direction, target_ms: u64, mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        let what = format!("{what}, {direction:?}").to_lowercase();
+        Self { what, target: Duration::from_millis(target_ms), times }
+    }
+
+    /// The one in the middle.
+    pub fn median(&self) -> Duration {
+        self.times[self.times.len() / 2]
+    }
+
+    /// The longest.
+    pub fn worst(&self) -> Duration {
+        self.times[self.times.len() - 1]
+    }
+
+    /// Whether one of them took too long.
+    pub fn missed(&self) -> bool {
+        self.worst() > self.target
+    }
+}
+
+/// Starts, slows, releases and kills, several times on one connection in each direction.
+pub fn measure(backend: &str) -> Vec<Reaction> {
+    let both = [Direction::Download, Direction::Upload];
+    both.into_iter().flat_map(|direction| in_direction(backend, direction)).collect()
+}
+
+fn in_direction(backend: &str, direction: Direction) -> Vec<Reaction> {
+    let stage = Stage::new(backend);
+    let (near, far) = match direction {
+        Direction::Download => (Role::Recv, Role::Send),
+        Direction::Upload => (Role::Send, Role::Recv),
+    };
+    let address = stage.lab.far_address(V4);
+    let far = Plan::accept(address, far).rate(OFFERED).start(&stage.far());
+    let near = Plan::connect(address, near).rate(OFFERED).start(&stage.near());
+    let receiver = if direction == Direction::Download { &near } else { &far };
+    receiver.wait_connected();
+    let pid = near.pid().to_string();
+    let (mut starts, mut slows, mut releases, mut kills) = (vec![], vec![], vec![], vec![]);
+    for round in 0..2 * TIMES {
+        std::thread::sleep(Duration::from_secs(1));
+        let from = now_ms();
+        let mut throttle = stage.start(&[direction.flag(), "10mbit", "--pid", &pid]);
+        starts.push(throttle.wait_enforced());
+        slows.push(slow(receiver, from));
+        std::thread::sleep(Duration::from_secs(1));
+        let from = now_ms();
+        if round % 2 == 0 {
+            throttle.stop();
+            releases.push(fast(receiver, from));
+        } else {
+            throttle.kill();
+            kills.push(fast(receiver, from));
+        }
+    }
+    vec![
+        Reaction::new("start to enforced", direction, 100, starts),
+        Reaction::new("start to an open connection at its limit", direction, 1000, slows),
+        Reaction::new("Ctrl-C to full speed", direction, 1000, releases),
+        Reaction::new("kill -9 to full speed", direction, 1000, kills),
+    ]
+}
+
+/// From `from` to the begin of the first half second within 10 % of the limit.
+fn slow(receiver: &Load, from: u64) -> Duration {
+    const WINDOW: usize = 5;
+    until(receiver, from, WINDOW, |rate| (rate / TEN_MBIT - 1.0).abs() <= 0.1)
+}
+
+/// From `from` to the end of the first bin with half of what is offered.
+fn fast(receiver: &Load, from: u64) -> Duration {
+    until(receiver, from, 1, |rate| rate >= OFFERED * 125_000.0 / 2.0)
+}
+
+/// From `from` to the end of the first bin of `window` bins that together are as wanted.
+fn until(receiver: &Load, from: u64, window: usize, wanted: impl Fn(f64) -> bool) -> Duration {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        let bins = receiver.timed_bins();
+        let later: Vec<_> = bins.into_iter().filter(|(at, _)| *at > from).collect();
+        for bins in later.windows(window) {
+            let bytes: Vec<u64> = bins.iter().map(|(_, bytes)| *bytes).collect();
+            if wanted(crate::rates::mean(&bytes)) {
+                return Duration::from_millis(bins[0].0 - from);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    PATIENCE
+}
