@@ -32,6 +32,12 @@ pub struct Offsets {
     pub rcv_mss: u32,
     /// `tcp_sock.rx_opt.rcv_wscale`: by how many bits our windows are shifted.
     pub rcv_wscale: BitField,
+    /// `sock_common.skc_state` (u8).
+    pub state: u32,
+    /// `sock_common.skc_num` (u16): the local port in host order.
+    pub num: u32,
+    /// `sock_common.skc_cookie` (u64).
+    pub cookie: u32,
     /// `task_struct.pid`: the thread.
     pub task_pid: u32,
     /// `task_struct.tgid`: the process.
@@ -65,6 +71,7 @@ impl Offsets {
     fn from_types(types: &Types<'_>) -> Result<Self, String> {
         let [tcp_sock, task] = types.structs(["tcp_sock", "task_struct"]);
         let tcp = |path: &[&str]| find(types, "tcp_sock", tcp_sock, path);
+        let common = |field| tcp(&["inet_conn", "icsk_inet", "sk", "__sk_common", field]);
         let task = |path: &[&str]| find(types, "task_struct", task, path);
         let [iterator, to_mptcp] = types.functions(["bpf_iter_tcp", "bpf_skc_to_mptcp_sock"]);
         Ok(Self {
@@ -73,6 +80,9 @@ impl Offsets {
             rcv_nxt: tcp(&["rcv_nxt"])?.byte(),
             rcv_mss: tcp(&["inet_conn", "icsk_ack", "rcv_mss"])?.byte(),
             rcv_wscale: tcp(&["rx_opt", "rcv_wscale"])?.into(),
+            state: common("skc_state")?.byte(),
+            num: common("skc_num")?.byte(),
+            cookie: common("skc_cookie")?.byte(),
             task_pid: task(&["pid"])?.byte(),
             task_tgid: task(&["tgid"])?.byte(),
             has_tcp_iterator: iterator.is_some(),

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::programs::FdLink;
+use aya::programs::links::FdLink;
 use chadthrottle_core::{
     BackendId, Error, Result,
     cgroup::{self, Cgroups},

@@ -6,7 +6,7 @@ use chadthrottle_core::{
     BackendId, Counters, Engine, Error, Host, LimitId, Limits, Notice, Result, Target,
     cgroup,
     error::ErrorKind,
-    journal::{Entry, Journal, Undo},
+    journal::{Entry, Journal},
 };
 use chadthrottle_ebpf::layout::{ADOPT, RESTORE, Tag};
 use tracing::{debug, warn};
@@ -157,6 +157,7 @@ impl EbpfEngine {
         for pid in self.maps.processes(active.tag) {
             outcome = outcome.and(self.maps.remove_process(pid));
         }
+        self.maps.remove_listeners(active.tag);
         let namespaces = active.namespaces(&self.host);
         outcome = outcome.and(match self.object.iterates {
             true => self.iterate(RESTORE, Some(active.tag), &namespaces),

@@ -6,7 +6,6 @@ use std::{
 };
 
 use aya::{
-    Pod,
     maps::{Array, HashMap, Map, MapData, MapError, SkStorage},
 };
 use chadthrottle_core::{
@@ -165,6 +164,21 @@ impl Maps {
     /// A listener that was open before: its first windows are small from now on.
     pub(super) fn add_listener(&mut self, port: u16, tag: Tag) -> io::Result<()> {
         self.listeners.insert(u32::from(port), tag.limit, 0).map_err(errno)
+    }
+
+    /// Forgets the listeners of a limit, also those that the kernel noted.
+    pub(super) fn remove_listeners(&mut self, tag: Tag) {
+        let ports: Vec<u32> = self
+            .listeners
+            .iter()
+            .filter_map(std::result::Result::ok)
+            .filter(|(_, limit)| *limit == tag.limit)
+            .map(|(port, _)| port)
+            .collect();
+        for port in ports {
+            // One that is gone by now needs no removing; a wrong entry costs a small window.
+            drop(self.listeners.remove(&port));
+        }
     }
 
     /// What the iterator does next, and for which limit (`None`: for all).

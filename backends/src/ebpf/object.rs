@@ -1,14 +1,16 @@
 //! The kernel programs: embedded, loaded once per engine, linked to cgroups.
 
-use std::{fs::File, io, os::fd::AsFd};
+use std::{fs::File, io};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Map, MapData},
+    maps::Map,
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, FdLink, Iter, Program,
-        ProgramError, ProgramFd, RawTracePoint, SockOps,
+        CgroupAttachMode, CgroupSkbAttachType, Iter, Program,
+        ProgramError, ProgramFd, RawTracePoint,
+        links::{FdLink, LinkError},
     },
+    sys::SyscallError,
 };
 use chadthrottle_core::{
     Error, Result,
@@ -83,16 +85,12 @@ impl Object {
             info!("downloads are only policed: {error}");
             Offsets::default()
         });
-        let mptcp = u32::from(offsets.has_mptcp);
+        let constants = constants(&offsets);
         let mut loader = EbpfLoader::default();
-        loader
-            .btf(btf.as_ref())
-            .override_global("OFF_RCV_WUP", &offsets.rcv_wup, true)
-            .override_global("OFF_RCV_WND", &offsets.rcv_wnd, true)
-            .override_global("OFF_RCV_MSS", &offsets.rcv_mss, true)
-            .override_global("OFF_TASK_PID", &offsets.task_pid, true)
-            .override_global("OFF_TASK_TGID", &offsets.task_tgid, true)
-            .override_global("HAS_MPTCP", &mptcp, true);
+        loader.btf(btf.as_ref());
+        for (name, value) in &constants {
+            loader.override_global(name, value, true);
+        }
         let mut object = Self {
             ebpf: loader.load(OBJECT).map_err(|error| load_error("the object", &error))?,
             follows_forks: false,
@@ -165,15 +163,15 @@ impl Object {
                     _ => CgroupSkbAttachType::Egress,
                 };
                 let id = program.attach(cgroup, direction, FLAGS_0)?;
-                Ok(program.take_link(id)?.try_into()?)
+                program.take_link(id)?.try_into().map_err(not_a_link)
             }
             Program::CgroupSock(program) => {
                 let id = program.attach(cgroup, FLAGS_0)?;
-                Ok(program.take_link(id)?.try_into()?)
+                program.take_link(id)?.try_into().map_err(not_a_link)
             }
             Program::SockOps(program) => {
                 let id = program.attach(cgroup, FLAGS_0)?;
-                Ok(program.take_link(id)?.try_into()?)
+                program.take_link(id)?.try_into().map_err(not_a_link)
             }
             _ => Err(ProgramError::UnexpectedProgramType),
         }
@@ -193,6 +191,30 @@ impl Object {
                 .meaning("The embedded object does not fit this program: it was built wrongly.")
         })
     }
+}
+
+/// What the programs are told about this kernel; 0 switches off what needs it
+/// (`ebpf/src/kernel/constants.rs`).
+fn constants(offsets: &Offsets) -> [(&'static str, u32); 9] {
+    [
+        ("OFF_RCV_WUP", offsets.rcv_wup),
+        ("OFF_RCV_WND", offsets.rcv_wnd),
+        ("OFF_RCV_MSS", offsets.rcv_mss),
+        ("OFF_STATE", offsets.state),
+        ("OFF_NUM", offsets.num),
+        ("OFF_COOKIE", offsets.cookie),
+        ("OFF_PID", offsets.task_pid),
+        ("OFF_TGID", offsets.task_tgid),
+        ("HAS_MPTCP", u32::from(offsets.has_mptcp)),
+    ]
+}
+
+/// aya attaches without a link on kernels before 5.7, which have never loaded our programs.
+fn not_a_link(error: LinkError) -> ProgramError {
+    ProgramError::SyscallError(SyscallError {
+        call: "bpf_link_create",
+        io_error: io::Error::other(error.to_string()),
+    })
 }
 
 /// The errno inside aya's error.
