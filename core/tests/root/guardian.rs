@@ -1,8 +1,9 @@
 //! kill -9 at every moment, and what the guardian makes of it.
 
-use std::{fs, process::Command, thread, time::Duration};
+use std::{fs, io::Write, process::Command, thread, time::Duration};
 
 use chadthrottle_core::{cgroup, journal, recover};
+use rustix::fs::{OFlags, fcntl_setfl};
 
 use crate::{
     Case, instance,
@@ -22,6 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("guardian::a_clean_end_takes_it_along", a_clean_end_takes_it_along),
         ("guardian::a_command_does_not_keep_it_waiting", a_command_does_not_keep_it_waiting),
         ("guardian::signals_do_not_end_it", signals_do_not_end_it),
+        ("guardian::stderr_does_not_stop_it", stderr_does_not_stop_it),
         ("guardian::killed_as_well", killed_as_well),
         ("guardian::is_missed_when_it_is_dead", is_missed_when_it_is_dead),
     ]
@@ -173,6 +175,28 @@ fn signals_do_not_end_it() {
     run.kill();
     scratch.wait_until_clean();
     wait_for("its end", || !exists(guardian));
+}
+
+/// The reader of the pipe is gone, or it is there and does not read.
+fn stderr_does_not_stop_it() {
+    for reader_lives in [false, true] {
+        let scratch = Scratch::new();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let mut command = Command::new("/proc/self/exe");
+        command.stderr(writer.try_clone().unwrap());
+        let loud = format!("pace:{}", instance::LOUD);
+        let run = scratch.run_by(command, &["guardian", "leaf:0", &loud]);
+        let reader = reader_lives.then_some(reader);
+        if reader_lives {
+            fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+            while writer.write(&[0; 4096]).is_ok() {}
+            fcntl_setfl(&writer, OFlags::empty()).unwrap();
+        }
+        run.kill();
+        scratch.wait_until_clean();
+        drop(reader);
+        assert_eq!(scratch.undone().len(), 1);
+    }
 }
 
 /// Nobody is left: the next start or `clean` must do it.
