@@ -20,15 +20,20 @@
 //! from there the window (`rcv_ssthresh`) grows by twice what arrives, as in a slow start. A
 //! clamp that the application had set itself is not known to us and is lifted as well.
 //!
+//! **BBR** takes the pace for the bandwidth of the path and afterwards feels its way up by a
+//! quarter every eight round trips: 2 s from 1 to 500 Mbit/s at 20 ms (measured), where CUBIC
+//! takes 0.2 s. Choosing the algorithm anew makes it start from nothing: 0.3 s.
+//!
 //! **MPTCP.** An MPTCP socket refuses both options (6.18: `EOPNOTSUPP` for the pace,
 //! `ENOPROTOOPT` for the clamp) and its subflows, the plain TCP sockets below it, have no
 //! descriptor: from user space neither can be changed. The iterator over TCP sockets sees
 //! subflows and does it; [`super::diag::dump`] lists them under the inode of the MPTCP socket
 //! with cookies of their own. [`pace`] of an MPTCP socket is always [`NO_PACE`].
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use chadthrottle_core::{Error, ErrorKind, Result};
+use rustix::{io::Errno, net::sockopt};
 
 use super::{option_failed, sys};
 
@@ -66,21 +71,41 @@ pub fn set_window_clamp(fd: impl AsFd, bytes: u32) -> Result<()> {
 
 /// Lets a TCP socket run at full speed again: its own pace, or none, and no window clamp.
 ///
-/// `original_pace` is what the application had set itself, if it did. Fails for MPTCP, when the socket
-/// does not take it, or says another value when asked.
+/// `original_pace` is what the application had set itself, if it did. Fails when the socket
+/// does not take it (MPTCP), or when it says another pace afterwards: then somebody still
+/// limits it. The clamp is not read again, since the kernel may have tuned it already.
 pub fn restore(fd: impl AsFd, original_pace: Option<u64>) -> Result<()> {
     let fd = fd.as_fd();
     let wanted = original_pace.unwrap_or(NO_PACE);
-    if pace(fd)? != wanted {
-        set_pace(fd, wanted)?;
-    }
+    let paced = if pace(fd)? == wanted {
+        Ok(())
+    } else {
+        set_pace(fd, wanted).and_then(|()| forget_bandwidth(fd))
+    };
     // Both are done before either is judged: half a way back is better than none.
-    set_window_clamp(fd, NO_CLAMP)?;
-    let (paced, clamp) = (pace(fd)?, window_clamp(fd)?);
-    if paced == wanted && clamp >= NO_CLAMP {
+    let clamped = set_window_clamp(fd, NO_CLAMP);
+    paced.and(clamped)?;
+
+    let now = pace(fd)?;
+    if now == wanted {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Failed, "put back pace and window of", "a socket").meaning(
-        format!("It says {paced} bytes/s and a clamp of {clamp} bytes after they were set."),
-    ))
+    Err(Error::new(ErrorKind::Failed, "put back the pace of", "a socket")
+        .meaning(format!("It is at {now} bytes/s again: somebody still limits it.")))
+}
+
+/// Makes a congestion control that models the path (BBR) forget what it learned while paced.
+///
+/// Choosing the algorithm in use is a no-op for the kernel, so it goes by way of Reno, which
+/// every kernel has; the congestion window stays.
+fn forget_bandwidth(fd: BorrowedFd<'_>) -> Result<()> {
+    let failed = |errno: Errno| option_failed("set", "TCP_CONGESTION", errno.into());
+    let name = match sockopt::tcp_congestion(fd) {
+        Ok(name) if name.starts_with("bbr") => name,
+        // No such option: not TCP. Nothing to forget.
+        Ok(_) | Err(Errno::OPNOTSUPP | Errno::NOPROTOOPT) => return Ok(()),
+        Err(errno) => return Err(failed(errno)),
+    };
+    sockopt::set_tcp_congestion(fd, "reno").map_err(failed)?;
+    sockopt::set_tcp_congestion(fd, &name).map_err(failed)
 }
