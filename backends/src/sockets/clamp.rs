@@ -21,8 +21,9 @@
 //! clamp that the application had set itself is not known to us and is lifted as well.
 //!
 //! **BBR** takes the pace for the bandwidth of the path and afterwards feels its way up by a
-//! quarter every eight round trips: 2 s from 1 to 500 Mbit/s at 20 ms (measured), where CUBIC
-//! takes 0.2 s. Choosing the algorithm anew makes it start from nothing: 0.3 s.
+//! quarter every eight round trips. Three runs at 20 ms, paced to 1 Mbit/s before, took 1.2 to
+//! 2.2 s to 80 % of the 180 to 730 Mbit/s they had had; with the algorithm chosen anew, so
+//! that it starts from nothing, 0.4 to 0.6 s. CUBIC needs no help (0.2 s, one run).
 //!
 //! **MPTCP.** An MPTCP socket refuses both options (6.18: `EOPNOTSUPP` for the pace,
 //! `ENOPROTOOPT` for the clamp) and its subflows, the plain TCP sockets below it, have no
