@@ -13,7 +13,7 @@ use procfs::{
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
+    io::{Errno, retry_on_intr},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use serde::{Deserialize, Serialize};
@@ -199,12 +199,7 @@ fn all_stats(host: &Host) -> impl Iterator<Item = Stat> {
 fn has_ended(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     let now = Timespec::default();
-    loop {
-        match poll(&mut fds, Some(&now)) {
-            Err(Errno::INTR) => {}
-            ready => return ready.is_ok_and(|count| count > 0),
-        }
-    }
+    retry_on_intr(|| poll(&mut fds, Some(&now))).is_ok_and(|count| count > 0)
 }
 
 #[cfg(test)]

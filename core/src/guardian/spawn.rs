@@ -60,10 +60,13 @@ impl Guardian {
         self.child.id()
     }
 
-    /// Tells it that all is taken back, and waits for its end.
+    /// Tells it that all is taken back, and waits for its end. One that was killed meanwhile
+    /// is no error: it is not needed any more.
     pub fn release(mut self) -> Result<()> {
-        self.journal.guardian()?.release()?;
         self.released = true;
+        if self.is_alive() {
+            self.journal.guardian()?.release()?;
+        }
         let deadline = Instant::now() + PATIENCE;
         while let Ok(None) = self.child.try_wait() {
             if Instant::now() >= deadline {

@@ -24,6 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("guardian::a_command_does_not_keep_it_waiting", a_command_does_not_keep_it_waiting),
         ("guardian::signals_do_not_end_it", signals_do_not_end_it),
         ("guardian::stderr_does_not_stop_it", stderr_does_not_stop_it),
+        ("guardian::a_run_ends_well_without_it", a_run_ends_well_without_it),
         ("guardian::killed_as_well", killed_as_well),
         ("guardian::is_missed_when_it_is_dead", is_missed_when_it_is_dead),
     ]
@@ -175,6 +176,13 @@ fn signals_do_not_end_it() {
     run.kill();
     scratch.wait_until_clean();
     wait_for("its end", || !exists(guardian));
+}
+
+fn a_run_ends_well_without_it() {
+    let scratch = Scratch::new();
+    let run = scratch.run(&["guardian", "leaf:0", "kill-guardian", "end"]);
+    assert!(scratch.leaves().is_empty() && scratch.journals().is_empty());
+    assert_eq!(children(run.pid()), [0; 0], "a zombie is left");
 }
 
 /// The reader of the pipe is gone, or it is there and does not read.
