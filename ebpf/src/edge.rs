@@ -94,7 +94,7 @@ pub struct Grant {
     pub greedy: bool,
 }
 
-/// The clamp that leaves room for the rate but keeps the window scale small: with tcp_rmem of
+/// The clamp that leaves room for the rate but keeps the window scale small: with `tcp_rmem` of
 /// 32 MB windows come in units of 1024 bytes, and [`CLOSED`] would be 2048, not closed.
 #[inline]
 #[must_use]
@@ -157,7 +157,7 @@ pub fn share(shared: &Shared) -> u64 {
     let correction = if share < 1 << 30 {
         share * microseconds / (scale / 1000)
     } else {
-        (share >> 10) * microseconds / (scale / 1000) << 10
+        ((share >> 10) * microseconds / (scale / 1000)) << 10
     };
     if error < 0 { share + correction } else { share - correction }
 }
@@ -193,12 +193,12 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     let window = outstanding + edge.tokens.clamp(0, room);
     let greedy = outstanding < cap;
     if window >= mss {
-        return granted(window as u32, seen, greedy);
+        return granted(window.cast_unsigned() as u32, seen, greedy);
     }
     let jitter = mss * i64::from(seen.random & 1023) / 1024;
     let debt = mss / 2 + jitter + bytes_in(DEBT, share).cast_signed();
     if edge.tokens > -debt {
-        return granted(mss as u32, seen, greedy);
+        return granted(mss.cast_unsigned() as u32, seen, greedy);
     }
     edge.closed_at = seen.now;
     Grant { window: CLOSED, lift: CLOSED >= seen.window, closed: true, greedy }

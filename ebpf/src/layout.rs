@@ -10,7 +10,7 @@ pub const DOWNLOAD: u32 = 0;
 /// Index offset of the upload direction (egress).
 pub const UPLOAD: u32 = 1;
 
-/// Map `TAGS` (SK_STORAGE, BPF_F_CLONE): which limit a socket is under. Also the value of
+/// Map `TAGS` (`SK_STORAGE`, `BPF_F_CLONE)`: which limit a socket is under. Also the value of
 /// `TGIDS` (HASH, tgid -> the tag for its new sockets) and `CGROUPS` (HASH, cgroup id -> the
 /// tag of sockets created in it or below; `owner` is 0 in both).
 #[repr(C)]
@@ -21,7 +21,7 @@ pub struct Tag {
     /// The tag counts only while this equals the slot's [`Rate::generation`]; of a tag with
     /// `limit` 0: [`Global::generation`] at the time it was found to be under no limit.
     pub generation: u32,
-    /// 0: accepted sockets keep the tag they inherit. Else SO_COOKIE of the only socket that
+    /// 0: accepted sockets keep the tag they inherit. Else `SO_COOKIE` of the only socket that
     /// the tag is meant for: a clone on another socket is void.
     pub owner: u64,
 }
@@ -81,7 +81,7 @@ pub struct Group<Word = u64> {
     pub active: Word,
 }
 
-/// Map `FLOWS` (SK_STORAGE): what we changed on a TCP socket, and what to give back.
+/// Map `FLOWS` (`SK_STORAGE)`: what we changed on a TCP socket, and what to give back.
 ///
 /// User space may read it through a socket's fd; only the kernel programs write it.
 #[repr(C)]
@@ -97,7 +97,7 @@ pub struct Flow {
     pub state: u32,
     /// Callback flags that we added; those of others are not among them.
     pub callbacks: u32,
-    /// The application's own SO_MAX_PACING_RATE, `u32::MAX` for none.
+    /// The application's own `SO_MAX_PACING_RATE`, `u32::MAX` for none.
     pub original_pace: u32,
     /// The one that we set last.
     pub pace: u32,
@@ -123,9 +123,9 @@ pub struct Edge {
     pub reserved: u32,
 }
 
-/// [`Flow::state`]: SO_MAX_PACING_RATE is ours.
+/// [`Flow::state`]: `SO_MAX_PACING_RATE` is ours.
 pub const PACED: u32 = 1;
-/// [`Flow::state`]: TCP_WINDOW_CLAMP is ours.
+/// [`Flow::state`]: `TCP_WINDOW_CLAMP` is ours.
 pub const CLAMPED: u32 = 2;
 /// [`Flow::state`]: a packet went over loopback; the socket is left alone from then on.
 pub const LOCAL: u32 = 4;

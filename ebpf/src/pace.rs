@@ -1,6 +1,6 @@
 //! Uploads: how fast a socket may send, so that its limit is met without a queue.
 //!
-//! The kernel's own pacing (SO_MAX_PACING_RATE) spreads the packets; the virtual clock of
+//! The kernel's own pacing (`SO_MAX_PACING_RATE`) spreads the packets; the virtual clock of
 //! the limit says what really passed, and the pace leans against the difference. Measured
 //! within 2 % from 1 to 1000 Mbit/s without a retransmit.
 

@@ -6,9 +6,9 @@
 /// Payload of a full TCP segment at an MTU of 1500 with timestamps, bytes.
 pub const MSS: u64 = 1448;
 
-/// IPPROTO_TCP.
+/// `IPPROTO_TCP`.
 pub const TCP: u8 = 6;
-/// IPPROTO_UDP.
+/// `IPPROTO_UDP`.
 const UDP: u8 = 17;
 /// Bytes of a UDP header.
 const UDP_HEADER: u32 = 8;

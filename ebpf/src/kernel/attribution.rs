@@ -1,7 +1,7 @@
 //! Which limit a socket is under. The tag on the socket decides; this is the only file that
 //! knows how a socket without a valid one gets it.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, num::NonZeroU64};
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -9,7 +9,10 @@ use aya_ebpf::{
         bpf_get_current_ancestor_cgroup_id, bpf_skb_ancestor_cgroup_id, bpf_skc_to_mptcp_sock,
     },
 };
-use chadthrottle_ebpf::layout::{DOWNLOAD, Global, Rate, Tag, UPLOAD};
+use chadthrottle_ebpf::{
+    clock,
+    layout::{DOWNLOAD, Global, Tag},
+};
 
 use super::{
     constants,
@@ -19,30 +22,35 @@ use super::{
 /// cgroup depths that are looked at; systemd nests user services about seven deep.
 const MAX_LEVELS: u32 = 32;
 
-/// A limit in force: its slot, and the generation that the tag named.
+/// A limit in force.
 #[derive(Clone, Copy)]
 pub(crate) struct Limit {
+    /// Its slot.
     pub(crate) slot: u32,
+    /// The generation that the tag names, and the slot still has.
     pub(crate) generation: u32,
+    /// Bytes per second, download and upload; 0 = no limit in this direction.
+    rates: [u64; 2],
 }
 
 impl Limit {
     /// The entry in RATES and GROUPS.
     #[inline]
-    pub(crate) fn index(self, direction: u32) -> u32 {
+    pub(crate) fn index(&self, direction: u32) -> u32 {
         self.slot * 2 + direction
     }
 
-    /// Bytes per second; 0 = no limit in this direction.
+    /// The rate of a direction that is limited.
     #[inline]
-    pub(crate) fn rate(self, direction: u32) -> u64 {
-        RATES.get(self.index(direction)).map_or(0, |rate| rate.bytes_per_second)
+    pub(crate) fn rate(&self, direction: u32) -> Option<NonZeroU64> {
+        let [download, upload] = self.rates;
+        clock::rate(if direction == DOWNLOAD { download } else { upload })
     }
 
     /// Neither direction is limited (any more).
     #[inline]
-    pub(crate) fn idle(self) -> bool {
-        self.rate(DOWNLOAD) == 0 && self.rate(UPLOAD) == 0
+    pub(crate) fn idle(&self) -> bool {
+        self.rates == [0; 2]
     }
 }
 
@@ -110,11 +118,12 @@ pub(crate) fn of_current_cgroup() -> Option<Tag> {
 #[inline]
 fn valid(tag: &Tag, cookie: impl FnOnce() -> u64) -> Option<Limit> {
     let (slot, generation) = (tag.limit.checked_sub(1)?, tag.generation);
-    let rate: &Rate = RATES.get(slot * 2)?;
-    if rate.in_use == 0 || rate.generation != generation {
+    let (download, upload) = (RATES.get(slot * 2)?, RATES.get(slot * 2 + 1)?);
+    if download.in_use == 0 || download.generation != generation {
         return None;
     }
-    (tag.owner == 0 || tag.owner == cookie()).then_some(Limit { slot, generation })
+    let rates = [download.bytes_per_second, upload.bytes_per_second];
+    (tag.owner == 0 || tag.owner == cookie()).then_some(Limit { slot, generation, rates })
 }
 
 /// The tag of the MPTCP socket that this TCP socket carries data for. Applications hold only

@@ -37,11 +37,11 @@ pub(crate) fn set_window(
     ctx: *mut bpf_sock_ops,
     sk: *mut c_void,
     flow: &mut Flow,
-    limit: Limit,
+    limit: &Limit,
     now: u64,
     moment: Moment,
 ) {
-    let Some(rate) = clock::rate(limit.rate(DOWNLOAD)) else { return };
+    let Some(rate) = limit.rate(DOWNLOAD) else { return };
     let socket = Socket::Event(ctx);
     if moment == Moment::Connects {
         socket.clamp(flow, edge::widest(rate));

@@ -61,36 +61,35 @@ pub(crate) fn event(ctx: *mut bpf_sock_ops) {
     // SAFETY: a helper call on the program's own context.
     let cookie = || unsafe { bpf_get_socket_cookie(ctx.cast()) };
     let limit = attribution::of_event(sk, cookie).filter(|limit| !limit.idle());
-    let Some(limit) = limit.filter(|_| op == BPF_SOCK_OPS_TCP_LISTEN_CB || !is_local(ctx))
-    else {
-        release(ctx, sk);
-        return;
-    };
     match op {
-        BPF_SOCK_OPS_RWND_INIT => first_window(ctx, limit.slot),
-        BPF_SOCK_OPS_TCP_LISTEN_CB => listens(ctx, sk, limit),
-        _ => serve(ctx, sk, limit, op),
+        BPF_SOCK_OPS_RWND_INIT => {
+            if let Some(limit) = limit.filter(|_| !is_local(ctx)) {
+                first_window(ctx, limit.slot);
+            }
+        }
+        BPF_SOCK_OPS_TCP_LISTEN_CB => {
+            if let Some(limit) = limit {
+                listens(ctx, sk, &limit);
+            }
+        }
+        _ => serve(ctx, sk, limit.filter(|_| !is_local(ctx)), op),
     }
 }
 
-/// A socket that no limit holds gets back what we changed.
+/// Keeps the hooks of a socket, its pace and its window in line with its limit; a socket
+/// without one gets back what we changed.
 #[inline]
-fn release(ctx: *mut bpf_sock_ops, sk: *mut c_void) {
-    if let Some(flow) = FLOWS.get(sk) {
-        Socket::Event(ctx).release(flow);
-    }
-}
-
-/// A limited socket: keeps its hooks, its pace and its window in line with the limit.
-#[inline]
-fn serve(ctx: *mut bpf_sock_ops, sk: *mut c_void, limit: Limit, op: u32) {
-    let Some(flow) = FLOWS.get_or(sk, Flow::default()) else { return };
+fn serve(ctx: *mut bpf_sock_ops, sk: *mut c_void, limit: Option<Limit>, op: u32) {
     let socket = Socket::Event(ctx);
-    if flow.state & LOCAL != 0 {
-        socket.release(flow);
-        return;
-    }
-    socket.sync(flow, limit);
+    let flow = match limit {
+        Some(_) => FLOWS.get_or(sk, Flow::default()),
+        None => FLOWS.get(sk),
+    };
+    let Some(flow) = flow else { return };
+    let Some(limit) = limit.filter(|_| flow.state & LOCAL == 0) else {
+        return socket.release(flow);
+    };
+    socket.sync(flow, &limit);
     // SAFETY: a helper call without pointers.
     let now = unsafe { bpf_ktime_get_ns() };
     let (for_upload, for_download) = match op {
@@ -102,17 +101,17 @@ fn serve(ctx: *mut bpf_sock_ops, sk: *mut c_void, limit: Limit, op: u32) {
         _ => (Some(upload::Moment::Established), Some(download::Moment::Established)),
     };
     if let Some(moment) = for_upload {
-        upload::set_pace(socket, flow, limit, now, moment);
+        upload::set_pace(socket, flow, &limit, now, moment);
     }
     if let Some(moment) = for_download {
-        download::set_window(ctx, sk, flow, limit, now, moment);
+        download::set_window(ctx, sk, flow, &limit, now, moment);
     }
 }
 
 /// A limited socket listens: what it accepts starts with a small window and scale.
 #[inline]
-fn listens(ctx: *mut bpf_sock_ops, sk: *mut c_void, limit: Limit) {
-    let Some(rate) = clock::rate(limit.rate(DOWNLOAD)) else { return };
+fn listens(ctx: *mut bpf_sock_ops, sk: *mut c_void, limit: &Limit) {
+    let Some(rate) = limit.rate(DOWNLOAD) else { return };
     let Some(flow) = FLOWS.get_or(sk, Flow::default()) else { return };
     Socket::Event(ctx).clamp(flow, edge::widest(rate));
     // SAFETY: the program's own context.

@@ -153,7 +153,7 @@ impl Socket {
     /// Brings the socket in line with its limit: hooks what is limited, gives back what is
     /// not (any more).
     #[inline]
-    pub(crate) fn sync(self, flow: &mut Flow, limit: Limit) {
+    pub(crate) fn sync(self, flow: &mut Flow, limit: &Limit) {
         if flow.limit != limit.slot + 1 || flow.generation != limit.generation {
             flow.limit = limit.slot + 1;
             flow.generation = limit.generation;
@@ -161,12 +161,12 @@ impl Socket {
             flow.epochs = [0; 2];
         }
         let mut wanted = 0;
-        if limit.rate(UPLOAD) == 0 {
+        if limit.rate(UPLOAD).is_none() {
             self.unpace(flow);
         } else {
             wanted |= BPF_SOCK_OPS_RTT_CB_FLAG;
         }
-        if limit.rate(DOWNLOAD) == 0 {
+        if limit.rate(DOWNLOAD).is_none() {
             self.unclamp(flow);
         } else if can_grant() {
             wanted |= BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
 };
 use chadthrottle_ebpf::{
-    clock, edge,
+    edge,
     layout::{ADOPT, CLAMPED, DOWNLOAD, Flow, LOCAL, RESTORE},
 };
 
@@ -51,7 +51,7 @@ pub(crate) fn visit(ctx: *const Context) {
         return restore(tp, |_| true);
     };
     match global.iterator {
-        ADOPT if meant(limit.slot + 1) => adopt(tp, limit),
+        ADOPT if meant(limit.slot + 1) => adopt(tp, &limit),
         RESTORE => restore(tp, |flow| meant(flow.limit)),
         _ => {}
     }
@@ -59,13 +59,13 @@ pub(crate) fn visit(ctx: *const Context) {
 
 /// Hooks a socket as `events` does when it connects.
 #[inline]
-fn adopt(tp: *mut c_void, limit: Limit) {
+fn adopt(tp: *mut c_void, limit: &Limit) {
     let Some(flow) = FLOWS.get_or(tp, Flow::default()) else { return };
     if flow.state & LOCAL != 0 {
         return;
     }
     let socket = Socket::Visited(tp);
-    let download = clock::rate(limit.rate(DOWNLOAD));
+    let download = limit.rate(DOWNLOAD);
     if is_listener(tp) {
         if let Some(rate) = download {
             socket.clamp(flow, edge::widest(rate));

@@ -60,7 +60,7 @@ fn decide(skb: *mut __sk_buff, direction: u32) -> Option<bool> {
     // SAFETY: a helper call on the program's own context.
     let cookie = || unsafe { bpf_get_socket_cookie(skb.cast()) };
     let limit = attribution::of_packet(skb, sk, cookie)?;
-    let rate = clock::rate(limit.rate(direction))?;
+    let rate = limit.rate(direction)?;
     let group = GROUPS.get(limit.index(direction))?;
     let packet = payload(&Packet(skb), length).filter(|packet| packet.bytes != 0)?;
 

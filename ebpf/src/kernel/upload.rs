@@ -25,11 +25,11 @@ pub(crate) enum Moment {
 pub(crate) fn set_pace(
     socket: Socket,
     flow: &mut Flow,
-    limit: Limit,
+    limit: &Limit,
     now: u64,
     moment: Moment,
 ) {
-    let Some(rate) = clock::rate(limit.rate(UPLOAD)) else { return };
+    let Some(rate) = limit.rate(UPLOAD) else { return };
     let Some(group) = GROUPS.get(limit.index(UPLOAD)) else { return };
     clock::retune(&group.clock, &group.clock_rate, rate, now);
     let active = if moment == Moment::Sample {
