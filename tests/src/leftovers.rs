@@ -57,9 +57,9 @@ impl Snapshot {
         for pid in processes_of(run_dir) {
             left.push(format!("process {pid} of chadthrottle"));
         }
-        for entry in fs::read_dir(run_dir).into_iter().flatten().flatten() {
-            left.push(format!("run file {}", entry.path().display()));
-        }
+        left.extend(
+            run_files(run_dir).iter().map(|path| format!("run file {}", path.display())),
+        );
         for path in cgroup::below(scratch) {
             if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"chad"))
             {
@@ -84,6 +84,13 @@ impl Snapshot {
         }
         left
     }
+}
+
+/// The files of instances in a run directory. The directory's own empty `lock` stays: to
+/// remove a lock file is to race with whoever waits for it.
+pub fn run_files(run_dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| !path.ends_with("lock")).collect()
 }
 
 /// Runs a tool that prints JSON; what it prints when there is nothing counts as nothing.

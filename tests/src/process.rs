@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -71,6 +71,9 @@ pub fn tool(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is not built: run `cargo build --workspace`"))
 }
 
+/// How long the last lines of a process that has ended may take.
+const LAST_LINES: Duration = Duration::from_millis(300);
+
 /// The lines that a process wrote, in order.
 type Lines = Arc<(Mutex<Vec<String>>, Condvar)>;
 
@@ -81,6 +84,8 @@ pub struct Running {
     stdin: Option<ChildStdin>,
     stdout: Lines,
     stderr: Lines,
+    stdout_reader: JoinHandle<()>,
+    stderr_reader: JoinHandle<()>,
     name: String,
 }
 
@@ -100,9 +105,9 @@ impl Running {
             .spawn()
             .unwrap_or_else(|e| panic!("start {name}: {e}"));
         let stdin = child.stdin.take();
-        let stdout = collect(child.stdout.take().expect("stdout is piped"));
-        let stderr = collect(child.stderr.take().expect("stderr is piped"));
-        Self { child, stdin, stdout, stderr, name }
+        let (stdout, stdout_reader) = collect(child.stdout.take().expect("stdout is piped"));
+        let (stderr, stderr_reader) = collect(child.stderr.take().expect("stderr is piped"));
+        Self { child, stdin, stdout, stderr, stdout_reader, stderr_reader, name }
     }
 
     /// Its pid.
@@ -182,8 +187,10 @@ impl Running {
         let end = Instant::now() + patience;
         loop {
             if let Some(status) = self.status() {
-                // The last lines are on their way from the pipe to the reader.
-                thread::sleep(Duration::from_millis(10));
+                // The last lines are on their way from the pipes to the readers; a process that
+                // lives on, such as a guardian, may keep a pipe open.
+                let readers = [&self.stdout_reader, &self.stderr_reader];
+                eventually(LAST_LINES, || readers.iter().all(|reader| reader.is_finished()));
                 return status;
             }
             assert!(
@@ -232,15 +239,15 @@ pub fn eventually(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
 }
 
 /// Reads lines in a thread of its own, so that no pipe fills up.
-fn collect(stream: impl Read + Send + 'static) -> Lines {
+fn collect(stream: impl Read + Send + 'static) -> (Lines, JoinHandle<()>) {
     let lines = Lines::default();
     let shared = lines.clone();
-    thread::spawn(move || {
+    let reader = thread::spawn(move || {
         for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
             shared.0.lock().expect("lines").push(line);
             shared.1.notify_all();
         }
     });
-    lines
+    (lines, reader)
 }

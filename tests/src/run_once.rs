@@ -117,8 +117,8 @@ impl Scene {
         let mut left = Vec::new();
         let clean = crate::process::eventually(Duration::from_secs(2), || {
             left.clear();
-            let files = std::fs::read_dir(self.run_dir()).into_iter().flatten().flatten();
-            left.extend(files.map(|file| format!("{}", file.path().display())));
+            let files = crate::leftovers::run_files(&self.run_dir());
+            left.extend(files.iter().map(|path| format!("{}", path.display())));
             let processes = throttle::processes_of(&self.run_dir());
             left.extend(processes.iter().map(|pid| format!("process {pid}")));
             let cgroups = crate::cgroup::below(self.cgroup.path());
