@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     time::{Duration, Instant},
 };
 
@@ -9,7 +10,7 @@ use chadthrottle_tests::{
     cgroup,
     lab::Family::V4,
     load::{Plan, Role},
-    process::eventually,
+    process::{Running, eventually},
     rates,
     run_once::Scene,
     skip,
@@ -28,9 +29,26 @@ fn not_root() {
     let script = "exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"";
     let run = ["run", "-d", "10mbit", "--pid", &pid];
     scene.run_wrapped(script, &run).assert_refused(4, &["sudo"]);
-    scene.run_wrapped(script, &["clean"]).assert_refused(4, &["sudo"]);
     let command = ["run", "-d", "10mbit", "--", "true"];
     scene.run_wrapped(script, &command).assert_refused(125, &["sudo"]);
+    scene.assert_clean();
+}
+
+#[test]
+fn clean_is_not_for_everybody() {
+    let scene = Scene::new();
+    let sleeper = scene.sleeper();
+    let pid = sleeper.pid().to_string();
+    // The way to the run directory is open, the directory is root's.
+    fs::set_permissions(scene.directory(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let run = ["run", "-d", "10mbit", "--json", "--pid", &pid];
+    let running = Running::start(&mut scene.command(&run));
+    running.expect("enforced", Duration::from_secs(5), |line| {
+        line.contains("\"enforced\"").then_some(())
+    });
+    let script = "exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"";
+    scene.run_wrapped(script, &["clean"]).assert_refused(4, &["sudo"]);
+    drop(running);
     scene.assert_clean();
 }
 
@@ -242,7 +260,7 @@ fn test_mode_with_the_root_cgroup() {
     let pid = client.pid().to_string();
     let mut command = stage.command(&["run", "-u", "10mbit", "-d", "10mbit", "--pid", &pid]);
     command.env("CHADTHROTTLE_TEST_ROOT_CGROUP", "1").env("RUST_LOG", "debug");
-    let mut running = chadthrottle_tests::process::Running::start(&mut command);
+    let mut running = Running::start(&mut command);
     let root = cgroup::mount();
     let attached = format!("Successfully attached eBPF ingress program to {root:?}");
     let said = || running.stderr().contains(&attached);

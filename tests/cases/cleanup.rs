@@ -1,6 +1,7 @@
 //! SIGKILL at any moment: the guardian, or `clean`, puts everything back.
 
 use std::{
+    os::unix::process::CommandExt,
     thread,
     time::{Duration, Instant},
 };
@@ -8,12 +9,12 @@ use std::{
 use chadthrottle_tests::{
     lab::Family::V4,
     load::{Load, Plan, Role},
-    process::{self, Place},
+    process::{self, Running},
     rates,
     stage::Stage,
     throttle::processes_of,
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// Moments after the start: within the probe, the attachments, the enforced limit.
 const MOMENTS_MS: [u64; 12] = [0, 2, 4, 8, 12, 18, 25, 35, 50, 75, 120, 250];
@@ -59,7 +60,9 @@ fn killed_at_any_moment_with_its_guardian() {
         let mut throttle = stage.start(&["-u", "10mbit", "-d", "10mbit", "--pid", &pid]);
         thread::sleep(Duration::from_millis(moment));
         kill_all(&stage);
-        throttle.wait();
+        // It may not have been chadthrottle yet, but a wrapper on the way to it.
+        throttle.kill();
+        kill_all(&stage);
         let clean = stage.output(&["clean"]);
         assert!(clean.status.success(), "{}", String::from_utf8_lossy(&clean.stderr));
         assert_free(&far, moment);
@@ -123,28 +126,19 @@ fn signals_in_a_row() {
     stage.end();
 }
 
-/// The terminal goes away with the whole process group, as an SSH session that breaks.
+/// The whole process group is killed, as when a session is torn down: the guardian is not in it.
 #[test]
 fn process_group_killed() {
     let stage = Stage::new("ebpf");
     let (near, far) = upload(&stage);
-    let run_dir = format!("CHADTHROTTLE_RUN_DIR={}", stage.run_dir().display());
-    let binary = chadthrottle_tests::throttle::binary();
-    let script = format!(
-        "setsid --wait env {run_dir} {} run -u 10mbit --pid {} & sleep 1; kill -9 -- -$(cat)",
-        binary.display(),
-        near.pid()
-    );
-    // The group's leader is the one that setsid became; its pid comes by stdin.
-    let mut shell =
-        process::Running::start(Place::default().command("sh").args(["-c", &script]));
-    let leader = || processes_of(&stage.run_dir()).first().copied();
-    assert!(process::eventually(Duration::from_secs(2), || leader().is_some()));
-    let leader = leader().expect("a run");
-    let group = process::sh(&format!("ps -o pgid= -p {leader}"));
-    shell.tell(group.trim());
-    shell.close_stdin();
-    shell.wait(Duration::from_secs(5));
+    let mut command = stage.command(&["run", "-u", "10mbit", "--pid", &near.pid().to_string()]);
+    let mut run = Running::start(command.process_group(0));
+    let guarded = || processes_of(&stage.run_dir()).len() == 2;
+    assert!(process::eventually(Duration::from_secs(2), guarded), "{}", run.stderr());
+    thread::sleep(Duration::from_secs(1));
+    let group = Pid::from_raw(run.pid().cast_signed()).expect("a pid");
+    kill_process_group(group, Signal::KILL).expect("kill the group");
+    run.wait(Duration::from_secs(2));
     assert_free(&far, 1000);
     stage.end();
 }
