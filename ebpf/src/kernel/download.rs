@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::bpf_sock_ops,
+    bindings::{BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock_ops},
     helpers::generated::{bpf_get_prandom_u32, bpf_skc_to_tcp_sock},
 };
 use chadthrottle_ebpf::{
@@ -47,7 +47,11 @@ pub(crate) fn set_window(
         socket.clamp(flow, edge::widest(rate));
         return;
     }
-    if !can_grant() {
+    // Before the peer's SYN there is no edge to count from.
+    // SAFETY: the program's own context.
+    let state = unsafe { (*ctx).state };
+    let in_handshake = matches!(state, BPF_TCP_SYN_SENT | BPF_TCP_SYN_RECV);
+    if !can_grant() || moment == Moment::Sends && in_handshake {
         return;
     }
     let Some(group) = GROUPS.get(limit.index(DOWNLOAD)) else { return };
@@ -62,8 +66,8 @@ pub(crate) fn set_window(
         balance: balance(group.clock.get(), now),
     };
     let [epoch, _] = &mut flow.epochs;
-    if flow.edge.at == 0 {
-        let fresh = moment == Moment::Established;
+    let fresh = moment == Moment::Established;
+    if fresh || flow.edge.at == 0 {
         flow.edge = edge::begin(&seen, &shared, fresh, active.before != 0);
         active::count(&group.active, epoch, now, rate);
         if fresh {
