@@ -1,7 +1,7 @@
 //! One run: a backend, its engine, one limit, and the way back.
 //!
-//! Order matters here. Leftovers of dead instances first, then the journal and the guardian,
-//! then the targets are claimed, and only then is anything touched. On the way out: the
+//! Order matters here. The journal first, which fails without privileges, then leftovers of
+//! dead instances, the guardian, the claim, and only then is anything touched. On the way out: the
 //! limit, the engine, the leaves, the guardian, the journal.
 
 use std::path::PathBuf;
@@ -38,14 +38,14 @@ struct Running {
 }
 
 impl Session {
-    /// Cleans up after dead instances, opens the journal and starts the guardian.
+    /// Opens the journal, cleans up after dead instances and starts the guardian.
     /// Nothing is limited and no cgroup, program or socket is touched yet.
     pub fn open(host: Host, backends: Vec<Box<dyn Backend>>) -> Result<Self> {
         let mut undo = |id, undo: &_, held: &_, all: &_| {
             undo_with(&backends, &host, id, undo, held, all)
         };
-        recover::sweep(&host, &mut undo).iter().for_each(recover::Outcome::log);
         let journal = Journal::create(&host)?;
+        recover::sweep(&host, &mut undo).iter().for_each(recover::Outcome::log);
         let guardian = Guardian::spawn(&journal)?;
         Ok(Self {
             host,
@@ -143,12 +143,13 @@ impl Session {
         for leaf in self.leaves.drain(..).rev() {
             outcome = outcome.and(leaf.remove());
         }
-        // With something left the guardian is told nothing: it tries again once we are gone.
-        if outcome.is_ok() {
-            if let Some(guardian) = self.guardian.take() {
-                outcome = guardian.release();
-            }
-            outcome = outcome.and(self.journal.close());
+        // The journal goes first: killed in between, the guardian finds nothing to do. With
+        // something left it is told nothing: it tries again once we are gone.
+        outcome = outcome.and_then(|()| self.journal.close());
+        if outcome.is_ok()
+            && let Some(guardian) = self.guardian.take()
+        {
+            outcome = guardian.release();
         }
         (counters, outcome)
     }

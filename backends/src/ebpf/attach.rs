@@ -155,7 +155,7 @@ impl Attachments {
                 Ok(kind) => {
                     self.legacy |= matches!(kind, Kind::Legacy { .. });
                     attachment.hooks.push((hook, kind));
-                    info!("Successfully attached eBPF {} program to {path:?}", hook.word());
+                    debug!("Successfully attached eBPF {} program to {path:?}", hook.word());
                 }
                 Err(refusal) => {
                     attachment.detach(tools);
