@@ -50,6 +50,9 @@ const EARN: u64 = 2 * SECOND;
 /// window of two segments halves its segments, and [`CLOSED`] would not close it.
 const FIRST_WINDOW: core::ops::RangeInclusive<u64> = 2..=44;
 
+/// The largest window there is: 65535 << 14 (RFC 7323), rounded up.
+const LARGEST_WINDOW: u32 = 1 << 30;
+
 /// What a socket shows when it is about to send a segment.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen {
@@ -140,7 +143,7 @@ pub fn begin(seen: &Seen, shared: &Shared, fresh: bool, running: bool) -> Edge {
         rate: shared.rate.get(),
         tokens: (MSS + start).cast_signed() - charged.cast_signed(),
         right: seen.right,
-        reserved: 0,
+        next: seen.next,
     }
 }
 
@@ -182,16 +185,21 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     let full = bytes_in(horizon, share).cast_signed();
     let cap = (full + 3 * mss).min(i64::from(widest(shared.rate)));
 
-    let advertised = seen.right.wrapping_sub(edge.right).cast_signed();
+    let received = seen.next != edge.next;
+    let moved = seen.right.wrapping_sub(edge.right).cast_signed();
+    // No window is larger: what we remember is of another state of the socket.
+    let advertised = if moved.unsigned_abs() > LARGEST_WINDOW { 0 } else { moved };
     let earned = bytes_in(seen.now.wrapping_sub(edge.at).min(EARN), share).cast_signed();
     edge.tokens = (edge.tokens - i64::from(advertised) + earned).min(full + 2 * mss);
     edge.right = seen.right;
+    edge.next = seen.next;
     edge.at = seen.now;
 
     let outstanding = i64::from(seen.right.wrapping_sub(seen.next).cast_signed()).max(0);
     let room = (cap - outstanding).max(0);
     let window = outstanding + edge.tokens.clamp(0, room);
-    let greedy = outstanding < cap;
+    // A socket that only sends needs no share.
+    let greedy = received && outstanding < cap;
     if window >= mss {
         return granted(window.cast_unsigned() as u32, seen, greedy);
     }

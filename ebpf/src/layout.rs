@@ -119,8 +119,8 @@ pub struct Edge {
     pub tokens: i64,
     /// Right edge of the window (sequence number) when the tokens were last counted.
     pub right: u32,
-    /// Keeps the size a multiple of 8.
-    pub reserved: u32,
+    /// The next byte expected then (sequence number).
+    pub next: u32,
 }
 
 /// [`Flow::state`]: `SO_MAX_PACING_RATE` is ours.

@@ -63,6 +63,21 @@ fn a_new_rate_forgets_the_debt() {
 }
 
 #[test]
+fn an_edge_remembered_from_before_the_handshake_is_no_debt() {
+    let mut edge = begin(&seen(SECOND, 0, 24_820), &shared(1_250_000, 1), true, false);
+    let isn = 1 << 31;
+    let now = grant(&mut edge, &shared(1_250_000, 1), &seen(SECOND, isn - 5000, isn - 1000));
+    assert!(!now.closed && edge.tokens > -30_000, "{edge:?}");
+}
+
+#[test]
+fn a_socket_that_receives_nothing_has_no_share() {
+    let mut edge = begin(&seen(SECOND, 0, 20_000), &shared(1_250_000, 1), true, false);
+    assert!(!grant(&mut edge, &shared(1_250_000, 1), &seen(SECOND, 0, 20_000)).greedy);
+    assert!(grant(&mut edge, &shared(1_250_000, 1), &seen(SECOND, 1448, 20_000)).greedy);
+}
+
+#[test]
 fn the_first_window_holds_two_segments_at_least() {
     assert_eq!(first_window(n(1_000), n(100)), 2);
     assert_eq!(first_window(n(1 << 40), n(1)), 44);
@@ -76,7 +91,7 @@ proptest! {
         now in 0u64..1 << 62, next: u32, right: u32, window: u32, mss in 0u32..65_536,
         round_trip in 0u64..16 * SECOND, random: u32,
     ) {
-        let mut edge = Edge { at, closed_at, rate: old_rate, tokens, right, reserved: 0 };
+        let mut edge = Edge { at, closed_at, rate: old_rate, tokens, right, next };
         let shared = Shared { rate: n(rate), sockets: n(sockets), balance };
         let seen = Seen { now, next, right, window, mss, round_trip, random };
         let grant = grant(&mut edge, &shared, &seen);
