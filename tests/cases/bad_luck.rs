@@ -8,6 +8,7 @@ use std::{
 
 use chadthrottle_tests::{
     cgroup,
+    conformance::MEASURE,
     lab::Family::V4,
     load::{Plan, Role},
     process::{Running, eventually},
@@ -151,7 +152,7 @@ fn a_cgroup_full_of_programs() {
     let enforced = || throttle.events().iter().any(|event| event["event"] == "enforced");
     if eventually(Duration::from_secs(2), enforced) {
         std::thread::sleep(Duration::from_secs(1));
-        let bins = server.watch(Duration::from_secs(3));
+        let bins = server.watch(MEASURE);
         rates::assert_rate("through an ancestor", rates::mean(&bins), 1.25e6, 0.08, &bins);
         throttle.stop();
     } else {
@@ -190,7 +191,7 @@ fn a_unit_that_restarts() {
     client.wait_connected();
     // It is found again within a second, and has one to come down.
     std::thread::sleep(Duration::from_millis(2500));
-    let bins = client.watch(Duration::from_secs(3));
+    let bins = client.watch(MEASURE);
     rates::assert_rate("restarted unit", rates::mean(&bins), 1.25e6, 0.08, &bins);
     throttle.stop();
     stage.end();
@@ -272,7 +273,7 @@ fn test_mode_with_the_root_cgroup() {
         assert!(running.stderr().contains(&words), "no `{words}` in {}", running.stderr());
     }
     std::thread::sleep(Duration::from_secs(1));
-    let bins = server.watch(Duration::from_secs(3));
+    let bins = server.watch(MEASURE);
     rates::assert_rate("target", rates::mean(&bins), 1.25e6, 0.08, &bins);
     let bins = other.watch(Duration::from_secs(1));
     rates::assert_fast("neighbour", rates::mean(&bins), 6e6, &bins);

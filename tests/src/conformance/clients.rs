@@ -51,7 +51,7 @@ impl Curl {
         rates::assert_fast("curl before", rate, super::FULL, &[]);
         let throttle = stage.limit(Download, curl.running.pid());
         std::thread::sleep(SETTLE);
-        let rate = curl.rate(Duration::from_secs(4));
+        let rate = curl.rate(super::MEASURE);
         rates::assert_rate("curl", rate, TEN_MBIT, TOLERANCE, &[]);
         end(throttle);
         std::thread::sleep(SETTLE);
@@ -104,8 +104,8 @@ fn iperf3(backend: &str, direction: Direction) {
     server.expect("listening iperf3", Duration::from_secs(5), |line| {
         line.contains("listening").then_some(())
     });
-    let mut args = vec![direction.flag(), "10mbit", "--", "iperf3", "-J", "-t5", "-O1", "-P4"];
-    args.extend(["-c", &ip, "-p", &port]);
+    let mut args = vec![direction.flag(), "10mbit", "--", "iperf3", "-J", "-t7", "-O1", "-P4"];
+    args.extend(["-C", "cubic", "-c", &ip, "-p", &port]);
     if direction == Download {
         args.push("-R");
     }

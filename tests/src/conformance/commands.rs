@@ -23,12 +23,12 @@ fn start(stage: &Stage, direction: Direction, more: &[&str], plan: &Plan) -> Thr
     stage.start(&args)
 }
 
-/// A command that transfers for 5 s: its rate, and that run ends with it.
+/// A command that transfers for 8 s: its rate, and that run ends with it.
 fn command(backend: &str, direction: Direction, shape: impl Fn(Plan) -> Plan) {
     let stage = Stage::new(backend);
     let (near, far) = plans(direction, stage.lab.far_address(V4));
     let far = far.start(&stage.far());
-    let mut throttle = start(&stage, direction, &[], &shape(near.seconds(5.0)));
+    let mut throttle = start(&stage, direction, &[], &shape(near.seconds(8.0)));
     throttle.wait_enforced();
     far.wait_connected();
     let status = throttle.wait();
@@ -40,7 +40,7 @@ fn command(backend: &str, direction: Direction, shape: impl Fn(Plan) -> Plan) {
     // From the first byte on: nothing escapes between the start and the limit.
     let first = rates::first_second(&bins);
     assert!(first < 2.0 * rates::TEN_MBIT, "first second {}", rates::show(&bins));
-    let bins = &bins[rates::PER_SECOND..bins.len().min(5 * rates::PER_SECOND)];
+    let bins = &bins[rates::PER_SECOND..bins.len().min(8 * rates::PER_SECOND)];
     rates::assert_rate("command", rates::mean(bins), rates::TEN_MBIT, super::TOLERANCE, bins);
     stage.end();
 }

@@ -30,12 +30,13 @@ pub mod targets;
 pub const OFFERED: f64 = 100.0;
 /// What counts as full speed, in bytes per second: half of what is offered.
 pub const FULL: f64 = OFFERED * 125_000.0 / 2.0;
-/// How far a rate of 3 s may be from the limit. The benchmark judges more sharply, over 10 s.
+/// How far a rate of 6 s may be from the limit. The benchmark judges more sharply, over 10 s.
 pub const TOLERANCE: f64 = 0.08;
 /// The time within which a limit takes hold and is gone again.
 pub const SETTLE: Duration = Duration::from_secs(1);
-/// The time over which a rate is measured.
-pub const MEASURE: Duration = Duration::from_secs(3);
+/// The time over which a rate is measured. Without an RTT a download comes in bursts, about
+/// every 430 ms at 10 Mbit/s: one more or less must stay within the tolerance.
+pub const MEASURE: Duration = Duration::from_secs(6);
 /// The same for a rate that need not be exact.
 pub const GLANCE: Duration = Duration::from_millis(1100);
 

@@ -26,9 +26,9 @@ pub struct Args {
     /// How many connections
     #[arg(long, default_value_t = 1)]
     pub flows: usize,
-    /// The congestion control of these sockets
-    #[arg(long)]
-    pub congestion: Option<String>,
+    /// The congestion control of these sockets, not whatever this host prefers
+    #[arg(long, default_value = "cubic")]
+    pub congestion: String,
     /// End after this time
     #[arg(long)]
     pub seconds: Option<f64>,

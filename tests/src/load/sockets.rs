@@ -44,9 +44,7 @@ fn stream_socket(args: &Args) -> io::Result<Socket> {
     let protocol = if args.mptcp { Protocol::MPTCP } else { Protocol::TCP };
     let domain = Domain::for_address(args.address()?);
     let socket = Socket::new(domain, Type::STREAM, Some(protocol))?;
-    if let Some(name) = &args.congestion {
-        socket.set_tcp_congestion(name.as_bytes())?;
-    }
+    socket.set_tcp_congestion(args.congestion.as_bytes())?;
     Ok(socket)
 }
 
