@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use chadthrottle_core::{
-    Host, Result,
+    Error, ErrorKind, Host, Result,
     cgroup::{self, Cgroups},
     process::Process,
     target::{CgroupTarget, Target},
@@ -39,6 +39,9 @@ impl Members {
             Self { target: target.clone(), processes: BTreeMap::new(), cgroup: None };
         match target {
             Target::Process(process) => {
+                if !host.in_initial_pid_namespace() {
+                    return Err(foreign_pids(process));
+                }
                 maps.add_process(process.key.pid, tag)?;
                 members.processes.insert(process.key.pid, process.clone());
                 // A child that is forked while we look is entered by the kernel, or found in
@@ -191,6 +194,13 @@ impl Members {
             }
         }
     }
+}
+
+/// The kernel's programs see the pids of the initial namespace only.
+fn foreign_pids(process: &Process) -> Error {
+    Error::new(ErrorKind::NoBackend, "limit process", process)
+        .meaning("We run in a pid namespace of our own, where pids are not those of the kernel.")
+        .advice("Run it outside of the container, or limit the cgroup: --cgroup PATH.")
 }
 
 /// How far below the root of the whole hierarchy: what `bpf_skb_ancestor_cgroup_id` counts,

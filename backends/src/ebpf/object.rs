@@ -1,13 +1,19 @@
 //! The kernel programs: embedded, loaded once per engine, linked to cgroups.
 
-use std::{fs::File, io};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    panic::resume_unwind,
+    thread::{self, JoinHandle},
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::Map,
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Iter, Program,
-        ProgramError, ProgramFd, RawTracePoint,
+        CgroupAttachMode, CgroupSkbAttachType, Program,
+        ProgramError, ProgramFd,
         links::{FdLink, LinkError},
     },
     sys::SyscallError,
@@ -68,6 +74,11 @@ impl Hook {
     }
 }
 
+/// Follows forks; attached to a tracepoint, not to a cgroup.
+const FORK: &str = "chadthrottle_fork";
+/// Runs over the sockets of a network namespace.
+const ITERATOR: &str = "chadthrottle_iter";
+
 /// The loaded object.
 pub(super) struct Object {
     ebpf: Ebpf,
@@ -79,70 +90,44 @@ pub(super) struct Object {
 
 impl Object {
     /// Loads every program; the fork tracepoint and the iterator may be refused.
+    ///
+    /// The verifier takes most of the time, so each program has a thread of its own.
     pub(super) fn load() -> Result<Self> {
-        let btf = Btf::from_sys_fs().ok();
+        let btf = thread::spawn(|| Btf::from_sys_fs().ok());
         let offsets = Offsets::from_kernel().unwrap_or_else(|error| {
             info!("downloads are only policed: {error}");
             Offsets::default()
         });
         let constants = constants(&offsets);
         let mut loader = EbpfLoader::default();
-        loader.btf(btf.as_ref());
         for (name, value) in &constants {
             loader.override_global(name, value, true);
         }
-        let mut object = Self {
-            ebpf: loader.load(OBJECT).map_err(|error| load_error("the object", &error))?,
-            follows_forks: false,
-            iterates: false,
-        };
+        let mut ebpf = loader.load(OBJECT).map_err(|error| load_error("the object", &error))?;
+        let mut refused = load_programs(&mut ebpf, btf);
         for hook in Hook::ALL {
-            object.load_hook(hook).map_err(|error| load_error(hook.program(), &error))?;
+            if let Some(error) = refused.remove(hook.program()) {
+                return Err(load_error(hook.program(), &error));
+            }
         }
-        object.follows_forks = optional("follow forks", object.load_fork());
-        object.iterates = match btf {
-            Some(btf) => optional("iterate over sockets", object.load_iterator(&btf)),
-            None => false,
-        };
-        Ok(object)
+        for (name, error) in &refused {
+            info!("{name} does not load on this kernel: {error}");
+        }
+        Ok(Self {
+            ebpf,
+            follows_forks: !refused.contains_key(FORK),
+            iterates: !refused.contains_key(ITERATOR),
+        })
     }
 
     fn program(&mut self, name: &str) -> Result<&mut Program, ProgramError> {
-        // The names are those of our own object; a test loads every one of them.
+        // The names are those of our own object.
         self.ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)
-    }
-
-    fn load_hook(&mut self, hook: Hook) -> Result<(), ProgramError> {
-        match self.program(hook.program())? {
-            Program::CgroupSkb(program) => {
-                program.load()?;
-                debug!(
-                    "Program '{}' loaded with expected_attach_type: {:?}",
-                    hook.program(),
-                    program.expected_attach_type()
-                );
-                Ok(())
-            }
-            Program::CgroupSock(program) => program.load(),
-            Program::SockOps(program) => program.load(),
-            _ => Err(ProgramError::UnexpectedProgramType),
-        }
-    }
-
-    fn load_fork(&mut self) -> Result<(), ProgramError> {
-        let program: &mut RawTracePoint = self.program("chadthrottle_fork")?.try_into()?;
-        program.load()?;
-        program.attach("sched_process_fork").map(drop)
-    }
-
-    fn load_iterator(&mut self, btf: &Btf) -> Result<(), ProgramError> {
-        let program: &mut Iter = self.program("chadthrottle_iter")?.try_into()?;
-        program.load("tcp", btf)
     }
 
     /// The iterator's program, for links of our own and for the guardian.
     pub(super) fn iterator(&self) -> Option<&ProgramFd> {
-        match self.ebpf.program("chadthrottle_iter")? {
+        match self.ebpf.program(ITERATOR)? {
             Program::Iter(program) => program.fd().ok(),
             _ => None,
         }
@@ -226,14 +211,59 @@ pub(super) fn errno_of(error: ProgramError) -> io::Error {
     }
 }
 
-fn optional(what: &str, outcome: Result<(), ProgramError>) -> bool {
-    match outcome {
-        Ok(()) => true,
-        Err(error) => {
-            info!("this kernel does not let us {what}: {error}");
-            false
+/// Loads all programs side by side; returns those that the kernel refused.
+fn load_programs(
+    ebpf: &mut Ebpf,
+    btf: JoinHandle<Option<Btf>>,
+) -> BTreeMap<String, ProgramError> {
+    let mut btf = Some(btf);
+    thread::scope(|scope| {
+        let loading: Vec<_> = ebpf
+            .programs_mut()
+            .map(|(name, program)| {
+                let btf = if name == ITERATOR { btf.take() } else { None };
+                (name.to_owned(), scope.spawn(move || load_program(program, btf)))
+            })
+            .collect();
+        loading
+            .into_iter()
+            .filter_map(|(name, thread)| match thread.join() {
+                Ok(outcome) => Some((name, outcome.err()?)),
+                Err(panic) => resume_unwind(panic),
+            })
+            .collect()
+    })
+}
+
+fn load_program(
+    program: &mut Program,
+    btf: Option<JoinHandle<Option<Btf>>>,
+) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSkb(program) => {
+            program.load()?;
+            if let Some(direction) = program.expected_attach_type() {
+                debug!(
+                    "Program 'chadthrottle_{}' loaded with expected_attach_type: Some({direction:?})",
+                    format!("{direction:?}").to_lowercase(),
+                );
+            }
         }
+        Program::CgroupSock(program) => program.load()?,
+        Program::SockOps(program) => program.load()?,
+        Program::RawTracePoint(program) => {
+            program.load()?;
+            program.attach("sched_process_fork")?;
+        }
+        Program::Iter(program) => {
+            let btf = btf.and_then(|thread| thread.join().ok()).flatten();
+            program.load("tcp", &btf.ok_or(ProgramError::UnexpectedProgramType)?)?;
+        }
+        _ => return Err(ProgramError::UnexpectedProgramType),
     }
+    let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
+    debug!("{:?}: {} instructions verified", program.prog_type(), verified.unwrap_or(0));
+    Ok(())
 }
 
 fn load_error(what: &str, error: &(dyn std::error::Error + 'static)) -> Error {
