@@ -29,7 +29,7 @@ pub enum ErrorKind {
 pub struct Error {
     /// See [`ErrorKind`].
     pub kind: ErrorKind,
-    /// What was tried, as an infinitive: "attach cgroup_skb/ingress to".
+    /// What was tried, as an infinitive: "attach the program to".
     pub operation: String,
     /// On what: a path, a pid, a name.
     pub object: String,
@@ -43,7 +43,11 @@ pub struct Error {
 
 impl Error {
     /// An error of `kind` that says what was tried on what; add the rest with the methods below.
-    pub fn new(kind: ErrorKind, operation: impl Into<String>, object: impl fmt::Display) -> Self {
+    pub fn new(
+        kind: ErrorKind,
+        operation: impl Into<String>,
+        object: impl fmt::Display,
+    ) -> Self {
         Self {
             kind,
             operation: operation.into(),
@@ -55,7 +59,11 @@ impl Error {
     }
 
     /// [`ErrorKind::Failed`], or [`ErrorKind::NotPermitted`] when the errno says so.
-    pub fn io(operation: impl Into<String>, object: impl fmt::Display, source: io::Error) -> Self {
+    pub fn io(
+        operation: impl Into<String>,
+        object: impl fmt::Display,
+        source: io::Error,
+    ) -> Self {
         let kind = match source.kind() {
             io::ErrorKind::PermissionDenied => ErrorKind::NotPermitted,
             _ => ErrorKind::Failed,
@@ -105,12 +113,11 @@ impl fmt::Display for Error {
         if !self.object.is_empty() {
             write!(f, " {}", self.object)?;
         }
-        match &self.source {
-            Some(source) => match errno_name(source.raw_os_error().unwrap_or(0)) {
+        if let Some(source) = &self.source {
+            match errno_name(source.raw_os_error().unwrap_or(0)) {
                 Some(name) => write!(f, ": {} ({name})", strip_os_error(source))?,
                 None => write!(f, ": {source}")?,
-            },
-            None => {}
+            }
         }
         f.write_str(".")?;
         if !self.meaning.is_empty() {

@@ -41,9 +41,8 @@ impl Session {
     /// Opens the journal, cleans up after dead instances and starts the guardian.
     /// Nothing is limited and no cgroup, program or socket is touched yet.
     pub fn open(host: Host, backends: Vec<Box<dyn Backend>>) -> Result<Self> {
-        let mut undo = |id, undo: &_, held: &_, all: &_| {
-            undo_with(&backends, &host, id, undo, held, all)
-        };
+        let mut undo =
+            |id, undo: &_, held: &_, all: &_| undo_with(&backends, &host, id, undo, held, all);
         let journal = Journal::create(&host)?;
         recover::sweep(&host, &mut undo).iter().for_each(recover::Outcome::log);
         let guardian = Guardian::spawn(&journal)?;
@@ -91,7 +90,8 @@ impl Session {
                 Err(error) if !is_about_backend(&error) => return Err(error),
                 Err(error) => {
                     info!("not using {}: {error}", backend.id());
-                    rejected.push(Rejected { backend: backend.id(), reason: error.to_string() });
+                    rejected
+                        .push(Rejected { backend: backend.id(), reason: error.to_string() });
                     first_error.get_or_insert(error);
                 }
             }

@@ -124,7 +124,11 @@ impl Attachments {
                 Ok(attachment) => {
                     debug_assert!(place != path || attachment.id == id);
                     if place != path {
-                        info!("{} does not take our programs; {} does", path.display(), place.display());
+                        info!(
+                            "{} does not take our programs; {} does",
+                            path.display(),
+                            place.display()
+                        );
                     }
                     self.at.insert(place.to_owned(), attachment);
                     return Ok(place.to_owned());
@@ -146,8 +150,8 @@ impl Attachments {
 
     /// All four programs or none.
     fn attach(&mut self, tools: &mut Tools<'_>, path: &Path) -> Result<Attachment> {
-        let directory =
-            File::open(path).map_err(|error| Error::io("open the cgroup", path.display(), error))?;
+        let directory = File::open(path)
+            .map_err(|error| Error::io("open the cgroup", path.display(), error))?;
         let mut attachment =
             Attachment { directory, id: cgroup::id(path)?, hooks: Vec::with_capacity(4) };
         for hook in Hook::ALL {

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use chadthrottle_core::{
-    BackendId, Counters, Engine, Error, Host, LimitId, Limits, Notice, Result, Target,
-    cgroup,
+    BackendId, Counters, Engine, Error, Host, LimitId, Limits, Notice, Result, Target, cgroup,
     error::ErrorKind,
     journal::{Entry, Journal},
 };
@@ -30,7 +29,7 @@ pub(super) struct EbpfEngine {
     attachments: Attachments,
     limits: BTreeMap<LimitId, Active>,
     next: u32,
-    /// CHADTHROTTLE_TEST_ROOT_CGROUP: attach to the root, limit only the targets.
+    /// `CHADTHROTTLE_TEST_ROOT_CGROUP`: attach to the root, limit only the targets.
     root_only: bool,
 }
 
@@ -159,14 +158,12 @@ impl EbpfEngine {
         }
         self.maps.remove_listeners(active.tag);
         let namespaces = active.namespaces(&self.host);
-        outcome = outcome.and(match self.object.iterates {
-            true => self.iterate(RESTORE, Some(active.tag), &namespaces),
-            false => {
-                let processes = active.members.iter().flat_map(Members::processes);
-                undo::restore_by_descriptor(&self.host, processes, &[]);
-                Ok(())
-            }
-        });
+        if self.object.iterates {
+            outcome = outcome.and(self.iterate(RESTORE, Some(active.tag), &namespaces));
+        } else {
+            let processes = active.members.iter().flat_map(Members::processes);
+            undo::restore_by_descriptor(&self.host, processes, &[]);
+        }
         for members in &mut active.members {
             outcome = outcome.and(members.leave(&mut self.maps));
         }

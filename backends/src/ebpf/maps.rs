@@ -5,9 +5,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
-use aya::{
-    maps::{Array, HashMap, Map, MapData, MapError, SkStorage},
-};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, SkStorage};
 use chadthrottle_core::{
     Counters, Direction, Error, Limits, Result, backend::Count, error::ErrorKind,
 };
@@ -31,7 +29,8 @@ impl Maps {
     pub(super) fn take(object: &mut Object) -> Result<Self> {
         let global = object.take_map("GLOBAL")?;
         Ok(Self {
-            global_fd: descriptor(&global).map_err(|error| Error::io("duplicate", "GLOBAL", error))?,
+            global_fd: descriptor(&global)
+                .map_err(|error| Error::io("duplicate", "GLOBAL", error))?,
             rates: typed(object.take_map("RATES")?, "RATES")?,
             groups: typed(object.take_map("GROUPS")?, "GROUPS")?,
             global: typed(global, "GLOBAL")?,

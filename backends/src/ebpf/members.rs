@@ -1,6 +1,9 @@
 //! Which processes are meant: those of a family, or those of a cgroup.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    path::PathBuf,
+};
 
 use chadthrottle_core::{
     Error, ErrorKind, Host, Result,
@@ -34,7 +37,12 @@ pub(super) enum State {
 impl Members {
     /// Enters the target into the maps, so that what it does from now on is known in the
     /// kernel, then looks who belongs to it.
-    pub(super) fn enter(host: &Host, target: &Target, maps: &mut Maps, tag: Tag) -> Result<Self> {
+    pub(super) fn enter(
+        host: &Host,
+        target: &Target,
+        maps: &mut Maps,
+        tag: Tag,
+    ) -> Result<Self> {
         let mut members =
             Self { target: target.clone(), processes: BTreeMap::new(), cgroup: None };
         match target {
@@ -104,9 +112,9 @@ impl Members {
         kernel_follows_forks: bool,
     ) -> Result<State> {
         for pid in maps.processes(tag) {
-            if !self.processes.contains_key(&pid) {
+            if let Entry::Vacant(vacant) = self.processes.entry(pid) {
                 match Process::open(host, pid) {
-                    Ok(child) => drop(self.processes.insert(pid, child)),
+                    Ok(child) => drop(vacant.insert(child)),
                     Err(_) => maps.remove_process(pid)?,
                 }
             }
@@ -199,7 +207,9 @@ impl Members {
 /// The kernel's programs see the pids of the initial namespace only.
 fn foreign_pids(process: &Process) -> Error {
     Error::new(ErrorKind::NoBackend, "limit process", process)
-        .meaning("We run in a pid namespace of our own, where pids are not those of the kernel.")
+        .meaning(
+            "We run in a pid namespace of our own, where pids are not those of the kernel.",
+        )
         .advice("Run it outside of the container, or limit the cgroup: --cgroup PATH.")
 }
 

@@ -33,7 +33,7 @@ use tracing::warn;
 /// Set to 1: attach to the root cgroup instead of the target's, limit only the target.
 const TEST_ROOT_CGROUP: &str = "CHADTHROTTLE_TEST_ROOT_CGROUP";
 
-/// cgroup_skb, sock_ops and friends, through aya. Kernel 5.15 and newer.
+/// `cgroup_skb`, `sock_ops` and friends, through aya. Kernel 5.15 and newer.
 #[derive(Debug, Default)]
 pub struct EbpfBackend;
 

@@ -12,17 +12,12 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::Map,
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program,
-        ProgramError, ProgramFd,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramFd,
         links::{FdLink, LinkError},
     },
     sys::SyscallError,
 };
-use chadthrottle_core::{
-    Error, Result,
-    check::Remedy,
-    error::ErrorKind,
-};
+use chadthrottle_core::{Error, Result, check::Remedy, error::ErrorKind};
 use tracing::{debug, info};
 
 use crate::{bpf::AttachType, btf::Offsets};
@@ -195,10 +190,10 @@ fn constants(offsets: &Offsets) -> [(&'static str, u32); 9] {
 }
 
 /// aya attaches without a link on kernels before 5.7, which have never loaded our programs.
-fn not_a_link(error: LinkError) -> ProgramError {
+fn not_a_link(_: LinkError) -> ProgramError {
     ProgramError::SyscallError(SyscallError {
         call: "bpf_link_create",
-        io_error: io::Error::other(error.to_string()),
+        io_error: io::ErrorKind::Unsupported.into(),
     })
 }
 
@@ -284,7 +279,7 @@ fn load_error(what: &str, error: &(dyn std::error::Error + 'static)) -> Error {
     }
 }
 
-/// What an errno of BPF_PROG_LOAD or BPF_MAP_CREATE means.
+/// What an errno of `BPF_PROG_LOAD` or `BPF_MAP_CREATE` means.
 fn meaning_of_load(errno: i32) -> (&'static str, Remedy) {
     const EPERM: i32 = 1;
     const EACCES: i32 = 13;
@@ -302,7 +297,9 @@ fn meaning_of_load(errno: i32) -> (&'static str, Remedy) {
         ),
         EINVAL => (
             "This kernel does not know something the program uses.",
-            Remedy::Do("Run with RUST_LOG=debug to see which, or use another backend.".to_owned()),
+            Remedy::Do(
+                "Run with RUST_LOG=debug to see which, or use another backend.".to_owned(),
+            ),
         ),
         ENOSYS => (
             "The bpf(2) system call does not exist here.",

@@ -68,7 +68,9 @@ fn bpf_syscall(_: &Host) -> Check {
     let (verdict, remedy) = match errno.raw_os_error() {
         Some(1 | 13) => (
             Verdict::Denied,
-            Remedy::Do("A seccomp filter, a container or kernel lockdown forbids BPF.".to_owned()),
+            Remedy::Do(
+                "A seccomp filter, a container or kernel lockdown forbids BPF.".to_owned(),
+            ),
         ),
         Some(38) => (Verdict::Missing, Remedy::RebuildKernel("CONFIG_BPF_SYSCALL".to_owned())),
         _ => (Verdict::Inconclusive, Remedy::None),

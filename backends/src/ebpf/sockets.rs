@@ -21,14 +21,17 @@ use tracing::{debug, warn};
 use super::{maps::Maps, members::Members};
 use crate::{
     netns::{self, Netns},
-    sockets::{self, Protocol, SocketInfo, SocketMap, diag::{self, DiagSocket}},
+    sockets::{
+        self, Protocol, SocketInfo, SocketMap,
+        diag::{self, DiagSocket},
+    },
 };
 
 /// The sockets of one limit that user space has seen, by inode. (Some have no tag: listeners
 /// that are shared.)
 #[derive(Default)]
 pub(super) struct Sockets {
-    /// With the cgroup it was created in, `None` until sock_diag told.
+    /// With the cgroup it was created in, `None` until `sock_diag` told.
     known: HashMap<u64, Option<u64>>,
     /// Sockets of other families: not looked at again.
     foreign: HashSet<u64>,
@@ -39,7 +42,7 @@ pub(super) struct Sockets {
 pub(super) struct Found {
     /// Namespaces with sockets that we tagged or untagged: the iterator must visit them.
     pub(super) changed: Vec<Netns>,
-    /// Namespaces with sockets that were not known: sock_diag must be asked about them.
+    /// Namespaces with sockets that were not known: `sock_diag` must be asked about them.
     unknown: Vec<Netns>,
 }
 
@@ -96,7 +99,7 @@ impl Sockets {
         Ok(found)
     }
 
-    /// Asks sock_diag where the new sockets were created.
+    /// Asks `sock_diag` where the new sockets were created.
     fn learn_cgroups(&mut self, found: &Found) {
         for netns in &found.unknown {
             for socket in dump(netns) {
@@ -108,9 +111,17 @@ impl Sockets {
     }
 
     /// A socket that is gone from all members is closed, or somebody else's now.
-    fn untag_given_away(&mut self, scan: &mut Scan<'_>, held: &HashSet<u64>, found: &mut Found) -> Result<()> {
-        let gone: Vec<u64> =
-            self.known.extract_if(|inode, _| !held.contains(inode)).map(|(inode, _)| inode).collect();
+    fn untag_given_away(
+        &mut self,
+        scan: &mut Scan<'_>,
+        held: &HashSet<u64>,
+        found: &mut Found,
+    ) -> Result<()> {
+        let gone: Vec<u64> = self
+            .known
+            .extract_if(|inode, _| !held.contains(inode))
+            .map(|(inode, _)| inode)
+            .collect();
         if gone.is_empty() {
             return Ok(());
         }
@@ -151,10 +162,7 @@ fn tag_open(scan: &mut Scan<'_>, socket: &OwnedFd, info: &SocketInfo) -> Result<
 
 /// A listener hands its tag on to what it accepts, so one that is shared with a process that
 /// is not meant stays without: the rescan finds what our members accept on it.
-fn tag_listeners(
-    scan: &mut Scan<'_>,
-    listeners: &[(u64, OwnedFd, SocketInfo)],
-) -> Result<()> {
+fn tag_listeners(scan: &mut Scan<'_>, listeners: &[(u64, OwnedFd, SocketInfo)]) -> Result<()> {
     if listeners.is_empty() {
         return Ok(());
     }

@@ -4,14 +4,10 @@
 //! those included that no process holds any more. Where it is missing, and in `clean`, the
 //! sockets are reached through the processes that hold them.
 
-use std::{
-    fs::File,
-    os::fd::AsFd,
-};
+use std::{fs::File, os::fd::AsFd};
 
 use chadthrottle_core::{
-    Error, Host, Result, Target,
-    cgroup,
+    Error, Host, Result, Target, cgroup,
     journal::{Held, Undo},
     process::{Process, ProcessKey},
 };
@@ -55,12 +51,10 @@ pub(super) fn undo(host: &Host, record: &Undo, held: &Held, all: &[Undo]) -> Res
         }
         // Read together with the sockets.
         Undo::Pace { .. } => Ok(()),
-        Undo::Leaf { .. } => Err(Error::new(
-            chadthrottle_core::ErrorKind::Failed,
-            "take back",
-            record,
-        )
-        .meaning("It is not a change that this backend makes.")),
+        Undo::Leaf { .. } => {
+            Err(Error::new(chadthrottle_core::ErrorKind::Failed, "take back", record)
+                .meaning("It is not a change that this backend makes."))
+        }
     }
 }
 
@@ -112,7 +106,10 @@ pub(super) fn run_iterator_in(netns: &Netns, program: impl AsFd) -> Result<()> {
 }
 
 /// The distinct network namespaces of processes that still run.
-pub(super) fn namespaces_of<'a>(host: &Host, processes: impl Iterator<Item = &'a Process>) -> Vec<Netns> {
+pub(super) fn namespaces_of<'a>(
+    host: &Host,
+    processes: impl Iterator<Item = &'a Process>,
+) -> Vec<Netns> {
     let mut namespaces: Vec<Netns> = Vec::new();
     for netns in processes.filter_map(|process| Netns::of(host, process).ok()) {
         if !namespaces.contains(&netns) {
