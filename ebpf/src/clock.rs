@@ -150,6 +150,9 @@ mod tests {
     }
 
     proptest! {
+        // Each case simulates seconds of traffic.
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         #[test]
         fn never_more_than_rate_and_burst(
             packets in prop::collection::vec((0u64..50 * MILLISECOND, 1u64..65_000), 1..300),
