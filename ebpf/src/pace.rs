@@ -1,8 +1,8 @@
 //! Uploads: how fast a socket may send, so that its limit is met without a queue.
 //!
 //! The kernel's own pacing (`SO_MAX_PACING_RATE`) spreads the packets; the virtual clock of
-//! the limit says what really passed, and the pace leans against the difference. Measured
-//! within 2 % from 1 to 1000 Mbit/s without a retransmit.
+//! the limit says what really passed, and the pace leans against the difference. The form and
+//! its constants come from a laboratory prototype; see the benchmarks for what this one does.
 
 use core::num::NonZeroU64;
 
