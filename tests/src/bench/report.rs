@@ -18,8 +18,8 @@ pub fn markdown(
 ) -> String {
     let mut text = format!(
         "# Benchmarks\n\n\
-         Made by `{command}` on {}, backend {backend}, kernel {}, {} processors. Written by a\n\
-         program: what it says is what was measured, targets missed included.\n\n\
+         Made by `{command}` on {},\nbackend {backend}, kernel {}, {} processors. Written by a program:\n\
+          what it says is what was measured, targets missed included.\n\n\
          Payload at the receiver; `whole`, `steady` (without the first {SKIP} of {SECONDS} s) and\n\
          `first s` are shares of the limit, `retr` the share of bytes sent again, `Jain` the\n\
          fairness among flows, `cv` the standard deviation of the steady 100 ms bins over their\n\

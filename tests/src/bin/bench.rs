@@ -47,9 +47,9 @@ fn main() -> std::io::Result<()> {
             eprintln!("{}: at most {:?}{verdict}", reaction.what, reaction.worst());
         }
     }
-    // How it was called, without the path of this build.
-    let words: Vec<_> = std::env::args().skip(1).collect();
-    let command = format!("bench {}", words.join(" "));
+    // How it was called, without paths of this machine.
+    let grid = format!("{:?}", args.grid).to_lowercase();
+    let command = format!("bench --grid {grid} --backend {} {}", args.backend, args.filter);
     let text = report::markdown(command.trim(), &args.backend, &outcomes, &reactions);
     if let Some(path) = args.output {
         return std::fs::write(path, text);
