@@ -30,7 +30,7 @@ lint:
 # Writes docs/benchmarks.md; ARGS="--grid standard tcp" for more or fewer cells.
 bench: packages-test build
 	cargo build --release --locked --package chadthrottle-tests
-	$(SUDO) target/release/bench $(ARGS)
+	$(SUDO) target/release/bench --output docs/benchmarks.md $(ARGS)
 
 # Rebuilds the kernel object that is checked in; users need not.
 ebpf:
