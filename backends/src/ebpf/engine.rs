@@ -241,7 +241,10 @@ impl Engine for EbpfEngine {
 
     fn update(&mut self, id: LimitId, limits: &Limits) -> Result<()> {
         let active = self.limits.get(&id).ok_or_else(unknown)?;
-        self.maps.set_rates(active.tag, limits)
+        let (tag, namespaces) = (active.tag, active.namespaces(&self.host));
+        self.maps.set_rates(tag, limits)?;
+        // A slow socket would see the new rate with its next packet only.
+        self.iterate(ADOPT, Some(tag), &namespaces)
     }
 
     fn counters(&self, id: LimitId) -> Result<Counters> {

@@ -1,6 +1,7 @@
 //! The maps, typed: slots for limits, tags for sockets, processes and cgroups.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
@@ -9,7 +10,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, SkStorage};
 use chadthrottle_core::{
     Counters, Direction, Error, Limits, Result, backend::Count, error::ErrorKind,
 };
-use chadthrottle_ebpf::layout::{self, Global, Group, MAX_LIMITS, Rate, Tag};
+use chadthrottle_ebpf::layout::{self, CGROUP_DEPTHS, Global, Group, MAX_LIMITS, Rate, Tag};
 
 use super::{object::Object, sys::Plain};
 
@@ -22,6 +23,8 @@ pub(super) struct Maps {
     processes: HashMap<MapData, u32, Plain<Tag>>,
     cgroups: HashMap<MapData, u64, Plain<Tag>>,
     listeners: HashMap<MapData, u32, u32>,
+    /// Depth in the hierarchy of what is in `cgroups`.
+    cgroup_depths: BTreeMap<u64, u32>,
     global_fd: OwnedFd,
 }
 
@@ -38,6 +41,7 @@ impl Maps {
             processes: typed(object.take_map("TGIDS")?, "TGIDS")?,
             cgroups: typed(object.take_map("CGROUPS")?, "CGROUPS")?,
             listeners: typed(object.take_map("LISTENERS")?, "LISTENERS")?,
+            cgroup_depths: BTreeMap::new(),
         })
     }
 
@@ -138,26 +142,35 @@ impl Maps {
     /// Sockets of this cgroup (by id) and of all below it belong to the limit; `depth` is 0
     /// for the root of the hierarchy.
     pub(super) fn add_cgroup(&mut self, id: u64, depth: u32, tag: Tag) -> Result<()> {
+        let mut depths = self.cgroup_depths.clone();
+        depths.insert(id, depth);
+        let packed = pack_depths(&depths)?;
         self.cgroups.insert(id, Plain(tag), 0).map_err(write)?;
-        self.change_global(|global| {
-            global.cgroup_levels |= 1 << depth;
-            global.generation = global.generation.wrapping_add(1);
-        })
+        self.cgroup_depths = depths;
+        self.publish_depths(packed)
     }
 
-    /// The level stays set: that costs a lookup that finds nothing, and no bookkeeping.
+    /// Sockets of this cgroup no longer belong to its limit.
     pub(super) fn remove_cgroup(&mut self, id: u64) -> Result<()> {
         match self.cgroups.remove(&id) {
             Ok(()) | Err(MapError::KeyNotFound) => {}
             Err(error) => return Err(write(error)),
         }
-        let none_left = self.cgroups.keys().next().is_none();
+        self.cgroup_depths.remove(&id);
+        self.publish_depths(pack_depths(&self.cgroup_depths)?)
+    }
+
+    fn publish_depths(&mut self, depths: [u8; CGROUP_DEPTHS]) -> Result<()> {
         self.change_global(|global| {
-            if none_left {
-                global.cgroup_levels = 0;
-            }
+            global.cgroup_depths = depths;
             global.generation = global.generation.wrapping_add(1);
         })
+    }
+
+    /// Sockets that were found to be under no limit are looked at again: the subflows of an
+    /// MPTCP socket that has just been tagged.
+    pub(super) fn forget_untagged(&mut self) -> Result<()> {
+        self.change_global(|global| global.generation = global.generation.wrapping_add(1))
     }
 
     /// A listener that was open before: its first windows are small from now on.
@@ -223,6 +236,24 @@ fn index(slot: u32, direction: Direction) -> u32 {
             Direction::Download => layout::DOWNLOAD,
             Direction::Upload => layout::UPLOAD,
         }
+}
+
+/// The different depths, deepest first, as the kernel programs want them.
+fn pack_depths(cgroups: &BTreeMap<u64, u32>) -> Result<[u8; CGROUP_DEPTHS]> {
+    let depths: BTreeSet<u32> = cgroups.values().copied().collect();
+    let mut packed = [0; CGROUP_DEPTHS];
+    if depths.len() > packed.len() {
+        return Err(Error::new(ErrorKind::Failed, "add", "a cgroup")
+            .meaning(format!("The cgroups would be at more than {CGROUP_DEPTHS} depths."))
+            .advice("Limit the rest with another instance."));
+    }
+    for (to, depth) in packed.iter_mut().zip(depths.into_iter().rev()) {
+        *to = u8::try_from(depth + 1).map_err(|_| {
+            Error::new(ErrorKind::Failed, "add", "a cgroup")
+                .meaning(format!("It is nested {depth} deep; 254 is the most."))
+        })?;
+    }
+    Ok(packed)
 }
 
 fn typed<M: TryFrom<Map, Error = MapError>>(map: Map, name: &str) -> Result<M> {

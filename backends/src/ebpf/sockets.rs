@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    mem,
     net::SocketAddr,
     os::fd::OwnedFd,
 };
@@ -35,6 +36,9 @@ pub(super) struct Sockets {
     known: HashMap<u64, Option<u64>>,
     /// Sockets of other families: not looked at again.
     foreign: HashSet<u64>,
+    /// Namespaces where an MPTCP socket was tagged by the last pass. Its subflows get the tag
+    /// with their next packet, and only then can the iterator adopt them.
+    subflows: Vec<Netns>,
 }
 
 /// What a rescan found.
@@ -63,7 +67,7 @@ impl Sockets {
 
     /// Tags the sockets that came since the last look, untags those that no member holds.
     pub(super) fn rescan(&mut self, scan: &mut Scan<'_>) -> Result<Found> {
-        let mut found = Found::default();
+        let mut found = Found { changed: mem::take(&mut self.subflows), ..Found::default() };
         let mut held = HashSet::new();
         let mut listeners = Vec::new();
         for process in scan.members.iter().flat_map(Members::processes) {
@@ -87,6 +91,9 @@ impl Sockets {
                     listeners.push((inode, socket, info));
                 } else if tag_open(scan, &socket, &info)? {
                     remember(&mut found.changed, netns);
+                    if info.protocol == Protocol::Mptcp {
+                        remember(&mut self.subflows, netns);
+                    }
                 }
                 self.known.insert(inode, None);
                 remember(&mut found.unknown, netns);
@@ -94,6 +101,9 @@ impl Sockets {
         }
         tag_listeners(scan, &listeners)?;
         self.foreign.retain(|inode| held.contains(inode));
+        if !self.subflows.is_empty() {
+            scan.maps.forget_untagged()?;
+        }
         self.untag_given_away(scan, &held, &mut found)?;
         self.learn_cgroups(&found);
         Ok(found)
