@@ -78,9 +78,12 @@ impl Session {
         let candidates = candidates(&self.backends, choice)?;
         self.journal.claim(&targets.iter().map(claim_of).collect::<Vec<_>>())?;
 
-        let mut rejected = Vec::new();
+        let mut rejected: Vec<Rejected> = Vec::new();
         let mut first_error = None;
         for backend in candidates {
+            if let Some(last) = rejected.last() {
+                info!("not using {}: {}", last.backend, last.reason);
+            }
             match attempt(backend, &self.host, &self.journal, targets, limits) {
                 Ok(running) => {
                     let attach = running.engine.attach_kind();
@@ -89,7 +92,6 @@ impl Session {
                 }
                 Err(error) if !is_about_backend(&error) => return Err(error),
                 Err(error) => {
-                    info!("not using {}: {error}", backend.id());
                     rejected
                         .push(Rejected { backend: backend.id(), reason: error.to_string() });
                     first_error.get_or_insert(error);
