@@ -58,5 +58,9 @@ pub(crate) fn rejection(backend: &dyn Backend, host: &Host) -> Option<Error> {
         _ => ErrorKind::NoBackend,
     };
     let error = Error::new(kind, &check.asked, format!("for the backend {}", backend.id()));
-    Some(error.meaning(format!("What was seen: {}.", check.evidence)).remedy(check.remedy.clone()))
+    Some(
+        error
+            .meaning(format!("What was seen: {}.", check.evidence))
+            .remedy(check.remedy.clone()),
+    )
 }

@@ -105,6 +105,32 @@ pub fn explain(
     }
 }
 
+/// Says what it means that `BPF_PROG_LOAD` or `BPF_MAP_CREATE` failed with `errno`, and what
+/// to do.
+#[must_use]
+pub fn explain_load(errno: i32) -> (&'static str, Remedy) {
+    match errno {
+        libc::EPERM => (
+            "BPF is not allowed here: a capability is missing, a seccomp filter or a container \
+             forbids it, or (before 5.11) RLIMIT_MEMLOCK is too small.",
+            Remedy::GrantCapability("CAP_BPF and CAP_NET_ADMIN".into()),
+        ),
+        libc::EACCES => (
+            "The verifier of this kernel refused the program, or an LSM policy did.",
+            Remedy::Do("Run with RUST_LOG=debug to see the verifier's log.".into()),
+        ),
+        libc::EINVAL => (
+            "This kernel does not know something the program uses.",
+            Remedy::Do("Run with RUST_LOG=debug to see which, or use another backend.".into()),
+        ),
+        libc::ENOSYS => (
+            "The bpf(2) system call does not exist here.",
+            Remedy::RebuildKernel("CONFIG_BPF_SYSCALL".into()),
+        ),
+        _ => ("The kernel refused it.", Remedy::None),
+    }
+}
+
 fn not_permitted(path: &Path, attach_type: AttachType) -> (String, Remedy) {
     match exclusive_holder(path, attach_type) {
         Ok(Some(holder)) => {

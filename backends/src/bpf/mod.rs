@@ -14,7 +14,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-pub use explain::{Call, Holder, exclusive_holder, explain};
+pub use explain::{Call, Holder, exclusive_holder, explain, explain_load};
 use sys::Instruction;
 
 /// What a program is attached as; the numbers are those of `enum bpf_attach_type`.

@@ -245,7 +245,7 @@ fn pack_depths(cgroups: &BTreeMap<u64, u32>) -> Result<[u8; CGROUP_DEPTHS]> {
     if depths.len() > packed.len() {
         return Err(Error::new(ErrorKind::Failed, "add", "a cgroup")
             .meaning(format!("The cgroups would be at more than {CGROUP_DEPTHS} depths."))
-            .advice("Limit the rest with another instance."));
+            .advice("Limit a cgroup that holds them instead."));
     }
     for (to, depth) in packed.iter_mut().zip(depths.into_iter().rev()) {
         *to = u8::try_from(depth + 1).map_err(|_| {

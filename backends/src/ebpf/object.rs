@@ -20,7 +20,10 @@ use aya::{
 use chadthrottle_core::{Error, Result, check::Remedy, error::ErrorKind};
 use tracing::{debug, info};
 
-use crate::{bpf::AttachType, btf::Offsets};
+use crate::{
+    bpf::{self, AttachType},
+    btf::Offsets,
+};
 
 /// Built by `make ebpf`; the record beside it names its compiler and linker.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/chadthrottle.bpf.o");
@@ -272,39 +275,9 @@ fn load_error(what: &str, error: &(dyn std::error::Error + 'static)) -> Error {
     let base = Error::new(ErrorKind::Failed, "load the BPF program", what);
     match errno {
         Some(errno) => {
-            let (meaning, remedy) = meaning_of_load(errno);
+            let (meaning, remedy) = bpf::explain_load(errno);
             base.because(io::Error::from_raw_os_error(errno)).meaning(meaning).remedy(remedy)
         }
         None => base.meaning(format!("{error}.")),
-    }
-}
-
-/// What an errno of `BPF_PROG_LOAD` or `BPF_MAP_CREATE` means.
-fn meaning_of_load(errno: i32) -> (&'static str, Remedy) {
-    const EPERM: i32 = 1;
-    const EACCES: i32 = 13;
-    const EINVAL: i32 = 22;
-    const ENOSYS: i32 = 38;
-    match errno {
-        EPERM => (
-            "BPF is not allowed here: a capability is missing, a seccomp filter or a container \
-             forbids it, or (before 5.11) RLIMIT_MEMLOCK is too small.",
-            Remedy::GrantCapability("CAP_BPF and CAP_NET_ADMIN".to_owned()),
-        ),
-        EACCES => (
-            "The verifier of this kernel refused the program, or an LSM policy did.",
-            Remedy::Do("Run with RUST_LOG=debug to see the verifier's log.".to_owned()),
-        ),
-        EINVAL => (
-            "This kernel does not know something the program uses.",
-            Remedy::Do(
-                "Run with RUST_LOG=debug to see which, or use another backend.".to_owned(),
-            ),
-        ),
-        ENOSYS => (
-            "The bpf(2) system call does not exist here.",
-            Remedy::RebuildKernel("CONFIG_BPF_SYSCALL".to_owned()),
-        ),
-        _ => ("The kernel refused it.", Remedy::None),
     }
 }
