@@ -76,22 +76,35 @@ impl Active {
     }
 }
 
-/// Counts a socket that was last counted in epoch `seen`, once per epoch, and returns the
-/// count.
-#[inline]
-pub fn count(word: &Shared, seen: &mut u32, now: u64, rate: NonZeroU64) -> Active {
-    let active = Active::unpack(word.get()).at(now, rate);
-    if active.epoch == *seen {
-        return active;
+/// The count at one moment, to be read and added to.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshot {
+    word: u64,
+    /// The count.
+    pub active: Active,
+}
+
+impl Snapshot {
+    /// The count at time `now` (ns).
+    #[inline]
+    pub fn take(word: &Shared, now: u64, rate: NonZeroU64) -> Self {
+        let word = word.get();
+        Self { word, active: Active::unpack(word).at(now, rate) }
     }
-    // Lost to other CPUs: the socket is counted at its next packet.
-    match word.update(|old| Some(Active::unpack(old).at(now, rate).and_one().pack())) {
-        Ok(new) => {
-            let active = Active::unpack(new);
-            *seen = active.epoch;
-            active
+
+    /// Counts a socket that was last counted in epoch `seen`, once per epoch; returns the
+    /// count.
+    #[inline]
+    pub fn count(self, word: &Shared, seen: &mut u32) -> Active {
+        if self.active.epoch == *seen {
+            return self.active;
         }
-        Err(_) => active,
+        let more = self.active.and_one();
+        // Lost to another CPU: the socket is counted at its next packet.
+        if word.replace(self.word, more.pack()).is_ok() {
+            *seen = more.epoch;
+        }
+        more
     }
 }
 
@@ -103,6 +116,10 @@ mod tests {
     use super::*;
     use crate::clock::{MILLISECOND, SECOND};
 
+    fn count(word: &Shared, seen: &mut u32, now: u64) {
+        Snapshot::take(word, now, fast()).count(word, seen);
+    }
+
     fn fast() -> NonZeroU64 {
         NonZeroU64::new(12_500_000).unwrap()
     }
@@ -113,7 +130,7 @@ mod tests {
         let mut seen = [0; 3];
         for step in 0..20 {
             for socket in &mut seen {
-                count(&word, socket, 10 * SECOND + step * 100 * MILLISECOND, fast());
+                count(&word, socket, 10 * SECOND + step * 100 * MILLISECOND);
             }
         }
         assert_eq!(Active::unpack(word.get()).sockets().get(), 3);
@@ -133,9 +150,9 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     let mut seen = [0; 50];
-                    for _ in 0..10 {
+                    for _ in 0..1000 {
                         for socket in &mut seen {
-                            count(&word, socket, 10 * SECOND, fast());
+                            count(&word, socket, 10 * SECOND);
                         }
                     }
                 });

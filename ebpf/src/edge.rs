@@ -13,6 +13,7 @@
 use core::num::NonZeroU64;
 
 use crate::{
+    branchless,
     clock::{MILLISECOND, SECOND, Slack, bytes_in, time_of},
     layout::Edge,
     packet::MSS,
@@ -43,9 +44,9 @@ const HORIZON_CLOSED: u64 = 1200 * MILLISECOND;
 /// How long after a close that holds.
 const AFTER_CLOSE: u64 = 4 * SECOND;
 /// Least segment size assumed: the kernel's own estimate starts low.
-const MSS_LEAST: u64 = 1000;
+const MSS_LEAST: i64 = 1000;
 /// What one event can earn at most: longer gaps were idle.
-const EARN: u64 = 2 * SECOND;
+const EARN: i64 = 2 * SECOND.cast_signed();
 /// First window: at most this many segments (64 KB), at least 2. A sender that never saw a
 /// window of two segments halves its segments, and [`CLOSED`] would not close it.
 const FIRST_WINDOW: core::ops::RangeInclusive<u64> = 2..=44;
@@ -153,23 +154,18 @@ pub fn begin(seen: &Seen, shared: &Shared, fresh: bool, running: bool) -> Edge {
 #[must_use]
 pub fn share(shared: &Shared) -> u64 {
     let scale = FULL_SCALE + time_of(2 * MSS * shared.sockets.get(), shared.rate);
-    let error = shared.balance.clamp(-scale.cast_signed(), (scale * 7 / 10).cast_signed());
-    let share = shared.rate.get() / shared.sockets;
-    let microseconds = error.unsigned_abs() / 1000;
-    // Kilobytes first when the product would not fit; both are exact enough.
-    let correction = if share < 1 << 30 {
-        share * microseconds / (scale / 1000)
-    } else {
-        ((share >> 10) * microseconds / (scale / 1000)) << 10
-    };
-    if error < 0 { share + correction } else { share - correction }
+    let slowest = (scale * 7 / 10).cast_signed();
+    let error = branchless::clamp(shared.balance, -scale.cast_signed(), slowest);
+    let corrected = (scale.cast_signed() - error).cast_unsigned();
+    // In microseconds the product fits.
+    shared.rate.get() / shared.sockets * (corrected / 1000) / (scale / 1000)
 }
 
 /// Decides the window of the segment that is about to be sent.
 #[inline]
 #[must_use]
 pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
-    let mss = u64::from(seen.mss).max(MSS_LEAST).cast_signed();
+    let mss = branchless::max(i64::from(seen.mss), MSS_LEAST);
     let share = share(shared);
     if edge.rate != shared.rate.get() {
         // Tokens of another rate: a debt would stall a slower limit for long.
@@ -183,38 +179,38 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
         edge.closed_at != 0 && seen.now.wrapping_sub(edge.closed_at) < AFTER_CLOSE;
     let horizon = 2 * seen.round_trip + HORIZON + if after_close { HORIZON_CLOSED } else { 0 };
     let full = bytes_in(horizon, share).cast_signed();
-    let cap = (full + 3 * mss).min(i64::from(widest(shared.rate)));
+    let cap = branchless::min(full + 3 * mss, i64::from(widest(shared.rate)));
 
     let received = seen.next != edge.next;
     let moved = seen.right.wrapping_sub(edge.right).cast_signed();
     // No window is larger: what we remember is of another state of the socket.
     let advertised = if moved.unsigned_abs() > LARGEST_WINDOW { 0 } else { moved };
-    let earned = bytes_in(seen.now.wrapping_sub(edge.at).min(EARN), share).cast_signed();
-    edge.tokens = (edge.tokens - i64::from(advertised) + earned).min(full + 2 * mss);
+    let elapsed = seen.now.wrapping_sub(edge.at).cast_signed();
+    let elapsed = branchless::clamp(elapsed, 0, EARN).cast_unsigned();
+    let tokens = edge.tokens - i64::from(advertised) + bytes_in(elapsed, share).cast_signed();
+    let tokens = branchless::min(tokens, full + 2 * mss);
+    edge.tokens = tokens;
     edge.right = seen.right;
     edge.next = seen.next;
     edge.at = seen.now;
 
-    let outstanding = i64::from(seen.right.wrapping_sub(seen.next).cast_signed()).max(0);
-    let room = (cap - outstanding).max(0);
-    let window = outstanding + edge.tokens.clamp(0, room);
-    // A socket that only sends needs no share.
-    let greedy = received && outstanding < cap;
-    if window >= mss {
-        return granted(window.cast_unsigned() as u32, seen, greedy);
-    }
+    let outstanding = i64::from(seen.right.wrapping_sub(seen.next).cast_signed());
+    let outstanding = branchless::max(outstanding, 0);
+    let room = branchless::max(cap - outstanding, 0);
+    let window = outstanding + branchless::clamp(tokens, 0, room);
     let jitter = mss * i64::from(seen.random & 1023) / 1024;
     let debt = mss / 2 + jitter + bytes_in(DEBT, share).cast_signed();
-    if edge.tokens > -debt {
-        return granted(mss.cast_unsigned() as u32, seen, greedy);
+    let closed = window < mss && tokens <= -debt;
+    if closed {
+        edge.closed_at = seen.now;
     }
-    edge.closed_at = seen.now;
-    Grant { window: CLOSED, lift: CLOSED >= seen.window, closed: true, greedy }
-}
-
-/// An open window.
-const fn granted(window: u32, seen: &Seen, greedy: bool) -> Grant {
-    Grant { window, lift: window >= seen.window, closed: false, greedy }
+    let window = match closed {
+        true => CLOSED,
+        false => branchless::max(window, mss).cast_unsigned() as u32,
+    };
+    // A socket that only sends needs no share.
+    let greedy = received && outstanding < cap;
+    Grant { window, lift: window >= seen.window, closed, greedy }
 }
 
 #[cfg(test)]

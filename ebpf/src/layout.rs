@@ -38,12 +38,17 @@ pub struct Rate {
     pub in_use: u32,
 }
 
+/// How many different depths the cgroups of one engine's limits can have. Each costs a packet
+/// of an unknown socket a look-up, and the verifier a round of the loop.
+pub const CGROUP_DEPTHS: usize = 8;
+
 /// Map `GLOBAL` (ARRAY of 1).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Global {
-    /// Bit n: some cgroup in `CGROUPS` is at depth n (the root is 0). 0: none, do not look.
-    pub cgroup_levels: u64,
+    /// At which depths there are cgroups in `CGROUPS`, deepest first: depth + 1 (the root is
+    /// 1), then zeroes.
+    pub cgroup_depths: [u8; CGROUP_DEPTHS],
     /// Incremented when `CGROUPS` changes, and when an MPTCP socket is tagged: what was found
     /// to be under no limit is looked up again.
     pub generation: u32,

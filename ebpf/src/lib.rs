@@ -3,7 +3,7 @@
 //! The arithmetic is plain functions, so that the host tests cover what the kernel runs.
 //! The kernel programs themselves are in `main.rs` and `kernel/`.
 #![no_std]
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch))]
 #![cfg_attr(
     target_arch = "bpf",
     allow(internal_features, reason = "core has no compare-and-swap for BPF")
@@ -12,6 +12,7 @@
 pub mod active;
 pub mod address;
 pub mod atomic;
+pub mod branchless;
 pub mod clock;
 pub mod edge;
 pub mod layout;

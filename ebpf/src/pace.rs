@@ -7,6 +7,7 @@
 use core::num::NonZeroU64;
 
 use crate::{
+    branchless,
     clock::{MILLISECOND, SECOND, Slack, time_of},
     packet::MSS,
 };
@@ -43,11 +44,11 @@ const FEW_SOCKETS: u64 = 4;
 #[inline]
 #[must_use]
 pub fn pace(rate: NonZeroU64, sockets: NonZeroU64, balance: i64) -> u64 {
-    let share = rate.get() / sockets;
-    let aim = AIM.saturating_add_unsigned(time_of(2 * PACKET * sockets.get(), rate));
-    let error = aim.saturating_sub(balance).clamp(SLOWER, FASTER);
-    let correction = share * (error.unsigned_abs() / 1000) / (FULL_SCALE / 1000);
-    let pace = if error < 0 { share - correction } else { share + correction };
+    let aim = AIM + time_of(2 * PACKET * sockets.get(), rate).cast_signed();
+    let error = branchless::clamp(aim - balance, SLOWER, FASTER);
+    let corrected = (FULL_SCALE.cast_signed() + error).cast_unsigned();
+    // In microseconds the product fits.
+    let pace = rate.get() / sockets * (corrected / 1000) / (FULL_SCALE / 1000);
     pace.max(1)
 }
 
@@ -100,7 +101,7 @@ mod tests {
         #[test]
         fn the_pace_leans_against_the_balance(
             rate in 1_000u64..1 << 40, sockets in 1u64..1000,
-            low: i64, high: i64,
+            low in -(1i64 << 62)..1 << 62, high in -(1i64 << 62)..1 << 62,
         ) {
             let (low, high) = (low.min(high), low.max(high));
             let (eager, tired) = (pace(n(rate), n(sockets), low), pace(n(rate), n(sockets), high));

@@ -1,9 +1,22 @@
-//! Atomic instructions on the BPF target, where `AtomicU64` can only be loaded and stored.
-#![allow(unsafe_code, reason = "core::intrinsics are the only way to BPF_XADD and BPF_CMPXCHG")]
+//! Atomic instructions on the BPF target, where `AtomicU64` can only be loaded and stored, and
+//! a number that the compiler knows nothing about.
+#![allow(
+    unsafe_code,
+    reason = "intrinsics are the only way to BPF_XADD and BPF_CMPXCHG; assembly"
+)]
 
 use core::intrinsics::{AtomicOrdering::Relaxed, atomic_cxchg, atomic_xadd};
 
 use crate::atomic::Shared;
+
+/// The same number, but the compiler does not know it: it keeps arithmetic that it would turn
+/// into a branch.
+#[inline]
+pub(crate) fn opaque(mut value: i64) -> i64 {
+    // SAFETY: no instruction at all.
+    unsafe { core::arch::asm!("/* {0} */", inout(reg) value, options(pure, nomem, nostack)) };
+    value
+}
 
 impl Shared {
     /// The value now.

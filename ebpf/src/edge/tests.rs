@@ -87,7 +87,7 @@ proptest! {
     #[test]
     fn any_input_gives_a_window_the_kernel_takes(
         at: u64, closed_at: u64, old_rate in 0u64..1 << 40, tokens in -(1i64 << 40)..1i64 << 40,
-        rate in 1u64..=1 << 40, sockets in 1u64..=65_535, balance: i64,
+        rate in 1u64..=1 << 40, sockets in 1u64..=65_535, balance in -(1i64 << 62)..1 << 62,
         now in 0u64..1 << 62, next: u32, right: u32, window: u32, mss in 0u32..65_536,
         round_trip in 0u64..16 * SECOND, random: u32,
     ) {
@@ -101,7 +101,8 @@ proptest! {
 
     #[test]
     fn the_share_leans_against_the_balance(
-        rate in 1_000u64..1 << 40, sockets in 1u64..1000, low: i64, high: i64,
+        rate in 1_000u64..1 << 40, sockets in 1u64..1000,
+        low in -(1i64 << 62)..1 << 62, high in -(1i64 << 62)..1 << 62,
     ) {
         let at = |balance| share(&Shared { rate: n(rate), sockets: n(sockets), balance });
         prop_assert!(at(low.min(high)) >= at(low.max(high)));

@@ -11,16 +11,13 @@ use aya_ebpf::{
 };
 use chadthrottle_ebpf::{
     clock,
-    layout::{DOWNLOAD, Global, Tag},
+    layout::{CGROUP_DEPTHS, DOWNLOAD, Global, Tag},
 };
 
 use super::{
     constants,
     maps::{CGROUPS, GLOBAL, RATES, TAGS},
 };
-
-/// cgroup depths that are looked at; systemd nests user services about seven deep.
-const MAX_LEVELS: u32 = 32;
 
 /// A limit in force.
 #[derive(Clone, Copy)]
@@ -77,7 +74,7 @@ pub(crate) fn of_packet(
         write(sk, tag, found);
         return Some(limit);
     }
-    if global.cgroup_levels == 0 {
+    if global.cgroup_depths == [0; CGROUP_DEPTHS] {
         return None;
     }
     // SAFETY: a helper call on the program's own context.
@@ -150,22 +147,14 @@ fn of_mptcp(sk: *mut c_void) -> Option<(Limit, Tag)> {
 /// The tag of the deepest tagged cgroup; `ancestor` gives the id at a level, 0 for none.
 #[inline]
 fn nearest(global: &Global, ancestor: impl Fn(i32) -> u64) -> Option<Tag> {
-    let mut found = None;
-    let levels = global.cgroup_levels;
-    for level in 0..MAX_LEVELS {
-        if levels >> level == 0 {
-            break;
-        }
-        if levels >> level & 1 == 0 {
-            continue;
-        }
-        let id = ancestor(level.cast_signed());
+    for depth in &global.cgroup_depths {
+        let level = i32::from(*depth).checked_sub(1).filter(|level| *level >= 0)?;
         // SAFETY: nothing here keeps the reference; entries are replaced whole.
-        if let Some(tag) = unsafe { CGROUPS.get(id) } {
-            found = Some(*tag);
+        if let Some(tag) = unsafe { CGROUPS.get(ancestor(level)) } {
+            return Some(*tag);
         }
     }
-    found
+    None
 }
 
 /// Puts a tag on a socket, or over the one it has.

@@ -3,35 +3,21 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock_ops},
+    bindings::bpf_sock_ops,
     helpers::generated::{bpf_get_prandom_u32, bpf_skc_to_tcp_sock},
 };
 use chadthrottle_ebpf::{
-    active::{self, Active},
+    active::Snapshot,
+    atomic::Shared,
     clock::{self, balance},
     edge::{self, Seen},
-    layout::{DOWNLOAD, Flow},
+    layout::{DOWNLOAD, Flow, Group},
 };
 
-use super::{
-    attribution::Limit,
-    constants,
-    hooks::{Socket, can_grant},
-    maps::GROUPS,
-};
+use super::{attribution::Limit, constants, hooks::Socket, maps::GROUPS};
 
-/// When a window is decided.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Moment {
-    /// The socket connects: its window scale is still open.
-    Connects,
-    /// The handshake is done.
-    Established,
-    /// A segment is about to be sent.
-    Sends,
-}
-
-/// Decides the window of the segment that is about to be sent.
+/// Decides the window of the segment that is about to be sent; `fresh` when the handshake was
+/// just done.
 #[inline]
 pub(crate) fn set_window(
     ctx: *mut bpf_sock_ops,
@@ -39,52 +25,47 @@ pub(crate) fn set_window(
     flow: &mut Flow,
     limit: &Limit,
     now: u64,
-    moment: Moment,
+    fresh: bool,
 ) {
     let Some(rate) = limit.rate(DOWNLOAD) else { return };
-    let socket = Socket::Event(ctx);
-    if moment == Moment::Connects {
-        socket.clamp(flow, edge::widest(rate));
-        return;
-    }
-    // Before the peer's SYN there is no edge to count from.
-    // SAFETY: the program's own context.
-    let state = unsafe { (*ctx).state };
-    let in_handshake = matches!(state, BPF_TCP_SYN_SENT | BPF_TCP_SYN_RECV);
-    if !can_grant() || moment == Moment::Sends && in_handshake {
-        return;
-    }
     let Some(group) = GROUPS.get(limit.index(DOWNLOAD)) else { return };
     let Some(seen) = look(ctx, sk, now) else { return };
     clock::retune(&group.clock, &group.clock_rate, rate, now);
     group.round_trip.set(clock::recent_largest(group.round_trip.get(), seen.round_trip));
 
-    let active = Active::unpack(group.active.get()).at(now, rate);
+    let snapshot = Snapshot::take(&group.active, now, rate);
     let shared = edge::Shared {
         rate,
-        sockets: active.sockets(),
+        sockets: snapshot.active.sockets(),
         balance: balance(group.clock.get(), now),
     };
-    let [epoch, _] = &mut flow.epochs;
-    let fresh = moment == Moment::Established;
     if fresh || flow.edge.at == 0 {
-        flow.edge = edge::begin(&seen, &shared, fresh, active.before != 0);
-        active::count(&group.active, epoch, now, rate);
-        if fresh {
-            return;
-        }
+        flow.edge = edge::begin(&seen, &shared, fresh, snapshot.active.before != 0);
     }
-    let grant = edge::grant(&mut flow.edge, &shared, &seen);
-    if grant.greedy {
-        active::count(&group.active, epoch, now, rate);
+    if fresh || offer(Socket::Event(ctx), flow, group, &shared, &seen) {
+        let [epoch, _] = &mut flow.epochs;
+        snapshot.count(&group.active, epoch);
     }
+}
+
+/// Offers what the socket may be sent; returns whether it counts as active.
+#[inline]
+fn offer(
+    socket: Socket,
+    flow: &mut Flow,
+    group: &Group<Shared>,
+    shared: &edge::Shared,
+    seen: &Seen,
+) -> bool {
+    let grant = edge::grant(&mut flow.edge, shared, seen);
     if grant.closed {
-        group.last_close.set(now);
+        group.last_close.set(seen.now);
     }
     socket.clamp(flow, grant.window);
     if grant.lift {
-        socket.clamp(flow, edge::widest(rate));
+        socket.clamp(flow, edge::widest(shared.rate));
     }
+    grant.greedy
 }
 
 /// Reads the receive window off the socket.

@@ -6,7 +6,8 @@ use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB,
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RWND_INIT,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock_ops,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_SYN_RECV,
+        BPF_TCP_SYN_SENT, bpf_sock_ops,
     },
     helpers::{bpf_ktime_get_ns, generated::bpf_get_socket_cookie},
 };
@@ -14,13 +15,13 @@ use chadthrottle_ebpf::{
     active::Active,
     address::{is_local_v4, is_local_v6},
     clock, edge,
-    layout::{DOWNLOAD, Flow, LOCAL},
+    layout::{DOWNLOAD, LOCAL},
 };
 
 use super::{
     attribution::{self, Limit},
     download,
-    hooks::Socket,
+    hooks::{Socket, can_grant},
     maps::{FLOWS, GROUPS, LISTENERS, RATES, ignore},
     upload,
 };
@@ -82,7 +83,7 @@ pub(crate) fn event(ctx: *mut bpf_sock_ops) {
 fn serve(ctx: *mut bpf_sock_ops, sk: *mut c_void, limit: Option<Limit>, op: u32) {
     let socket = Socket::Event(ctx);
     let flow = match limit {
-        Some(_) => FLOWS.get_or(sk, Flow::default()),
+        Some(_) => FLOWS.get_or_zeroed(sk),
         None => FLOWS.get(sk),
     };
     let Some(flow) = flow else { return };
@@ -92,27 +93,42 @@ fn serve(ctx: *mut bpf_sock_ops, sk: *mut c_void, limit: Option<Limit>, op: u32)
     socket.sync(flow, &limit);
     // SAFETY: a helper call without pointers.
     let now = unsafe { bpf_ktime_get_ns() };
-    let (for_upload, for_download) = match op {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => {
-            (Some(upload::Moment::Begins), Some(download::Moment::Connects))
+    if op == BPF_SOCK_OPS_HDR_OPT_LEN_CB {
+        // Before the peer's SYN there is no edge to count from.
+        if !in_handshake(ctx) && can_grant() {
+            download::set_window(ctx, sk, flow, &limit, now, false);
         }
-        BPF_SOCK_OPS_RTT_CB => (Some(upload::Moment::Sample), None),
-        BPF_SOCK_OPS_HDR_OPT_LEN_CB => (None, Some(download::Moment::Sends)),
-        _ => (Some(upload::Moment::Established), Some(download::Moment::Established)),
-    };
-    if let Some(moment) = for_upload {
-        upload::set_pace(socket, flow, &limit, now, moment);
+        return;
     }
-    if let Some(moment) = for_download {
-        download::set_window(ctx, sk, flow, &limit, now, moment);
+    upload::set_pace(socket, flow, &limit, now);
+    if op == BPF_SOCK_OPS_RTT_CB {
+        return;
     }
+    if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
+        // The window scale is still open.
+        if let Some(rate) = limit.rate(DOWNLOAD) {
+            socket.clamp(flow, edge::widest(rate));
+        }
+        return;
+    }
+    upload::set_initial_window(socket, &limit);
+    if can_grant() {
+        download::set_window(ctx, sk, flow, &limit, now, true);
+    }
+}
+
+/// Whether the socket is still connecting, or being accepted.
+#[inline]
+fn in_handshake(ctx: *mut bpf_sock_ops) -> bool {
+    // SAFETY: the program's own context.
+    matches!(unsafe { (*ctx).state }, BPF_TCP_SYN_SENT | BPF_TCP_SYN_RECV)
 }
 
 /// A limited socket listens: what it accepts starts with a small window and scale.
 #[inline]
 fn listens(ctx: *mut bpf_sock_ops, sk: *mut c_void, limit: &Limit) {
     let Some(rate) = limit.rate(DOWNLOAD) else { return };
-    let Some(flow) = FLOWS.get_or(sk, Flow::default()) else { return };
+    let Some(flow) = FLOWS.get_or_zeroed(sk) else { return };
     Socket::Event(ctx).clamp(flow, edge::widest(rate));
     // SAFETY: the program's own context.
     let port = unsafe { (*ctx).local_port };

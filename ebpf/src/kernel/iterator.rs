@@ -60,7 +60,7 @@ pub(crate) fn visit(ctx: *const Context) {
 /// Hooks a socket as `events` does when it connects.
 #[inline]
 fn adopt(tp: *mut c_void, limit: &Limit) {
-    let Some(flow) = FLOWS.get_or(tp, Flow::default()) else { return };
+    let Some(flow) = FLOWS.get_or_zeroed(tp) else { return };
     if flow.state & LOCAL != 0 {
         return;
     }
@@ -79,7 +79,7 @@ fn adopt(tp: *mut c_void, limit: &Limit) {
     socket.sync(flow, limit);
     // SAFETY: a helper call without pointers.
     let now = unsafe { bpf_ktime_get_ns() };
-    upload::set_pace(socket, flow, limit, now, upload::Moment::Begins);
+    upload::set_pace(socket, flow, limit, now);
     if download.is_some() && can_grant() && flow.state & CLAMPED == 0 {
         // The window stops growing at what is offered now; the next segment decides on.
         // SAFETY: the loader says where the window is.

@@ -33,6 +33,9 @@ pub(crate) static CGROUPS: HashMap<u64, Tag, 4096> = HashMap::new();
 #[btf_map]
 pub(crate) static LISTENERS: HashMap<u32, Listener, 4096> = HashMap::new();
 
+/// BPF_SK_STORAGE_GET_F_CREATE.
+const CREATE: u64 = 1;
+
 /// BPF_MAP_TYPE_SK_STORAGE with flags of our choice; aya-ebpf's has no BPF_F_CLONE.
 #[repr(C)]
 pub(crate) struct SkStorage<T, const FLAGS: usize> {
@@ -66,9 +69,13 @@ impl<T, const FLAGS: usize> SkStorage<T, FLAGS> {
     /// The same; `initial` is stored when there is nothing. `None` when memory is short.
     #[inline]
     pub(crate) fn get_or(&self, sk: *mut c_void, mut initial: T) -> Option<&mut T> {
-        /// BPF_SK_STORAGE_GET_F_CREATE.
-        const CREATE: u64 = 1;
         self.call(sk, &raw mut initial, CREATE)
+    }
+
+    /// The same, with all zeroes as the initial value: the kernel's own default.
+    #[inline]
+    pub(crate) fn get_or_zeroed(&self, sk: *mut c_void) -> Option<&mut T> {
+        self.call(sk, ptr::null_mut(), CREATE)
     }
 
     /// Forgets what is stored at this socket.

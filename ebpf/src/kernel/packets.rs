@@ -13,7 +13,7 @@ use aya_ebpf::{
     },
 };
 use chadthrottle_ebpf::{
-    active::{self, Active},
+    active::{Active, Snapshot},
     atomic::Shared,
     clock::{self, MILLISECOND, Slack},
     edge,
@@ -99,7 +99,7 @@ fn tcp_slack(
     }
     let paced = flow.is_some_and(|flow| {
         let [_, epoch] = &mut flow.epochs;
-        active::count(&group.active, epoch, now, rate);
+        Snapshot::take(&group.active, now, rate).count(&group.active, epoch);
         flow.state & PACED != 0
     });
     pace::slack(rate, idle, paced)
