@@ -114,10 +114,7 @@ impl fmt::Display for Error {
             write!(f, " {}", self.object)?;
         }
         if let Some(source) = &self.source {
-            match errno_name(source.raw_os_error().unwrap_or(0)) {
-                Some(name) => write!(f, ": {} ({name})", strip_os_error(source))?,
-                None => write!(f, ": {source}")?,
-            }
+            write!(f, ": {}", describe(source))?;
         }
         f.write_str(".")?;
         if !self.meaning.is_empty() {
@@ -137,11 +134,13 @@ impl StdError for Error {
     }
 }
 
-/// "Invalid argument" from "Invalid argument (os error 22)": the name follows in its stead.
-fn strip_os_error(source: &io::Error) -> String {
+/// What the kernel answered, with the errno's name: "Invalid argument (EINVAL)" instead of
+/// "Invalid argument (os error 22)".
+#[must_use]
+pub fn describe(source: &io::Error) -> String {
     let text = source.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_owned(),
+    match errno_name(source.raw_os_error().unwrap_or(0)) {
+        Some(name) => format!("{} ({name})", text.split(" (os error").next().unwrap_or(&text)),
         None => text,
     }
 }

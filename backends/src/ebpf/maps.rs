@@ -267,6 +267,7 @@ fn typed<M: TryFrom<Map, Error = MapError>>(map: Map, name: &str) -> Result<M> {
 pub(super) fn errno(error: MapError) -> io::Error {
     match error {
         MapError::SyscallError(error) => error.io_error,
+        MapError::CreateError { io_error, .. } => io_error,
         MapError::KeyNotFound => io::ErrorKind::NotFound.into(),
         other => io::Error::other(other.to_string()),
     }

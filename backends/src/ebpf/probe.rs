@@ -4,6 +4,7 @@ use aya::maps::{Array, MapData};
 use chadthrottle_core::{
     Host,
     check::{Check, ProbeReport, Remedy, Verdict},
+    error::describe,
     host::missing_capabilities,
 };
 use rustix::thread::CapabilitySet;
@@ -69,13 +70,15 @@ fn bpf_syscall(_: &Host) -> Check {
         Some(1 | 13) => (
             Verdict::Denied,
             Remedy::Do(
-                "A seccomp filter, a container or kernel lockdown forbids BPF.".to_owned(),
+                "A user namespace, a container, a seccomp filter or kernel lockdown forbids BPF: \
+                 run it outside."
+                    .to_owned(),
             ),
         ),
         Some(38) => (Verdict::Missing, Remedy::RebuildKernel("CONFIG_BPF_SYSCALL".to_owned())),
         _ => (Verdict::Inconclusive, Remedy::None),
     };
-    Check { name: "map-create", asked, verdict, evidence: errno.to_string(), remedy }
+    Check { name: "map-create", asked, verdict, evidence: describe(&errno), remedy }
 }
 
 fn works(name: &'static str, asked: String, evidence: String) -> Check {

@@ -195,7 +195,15 @@ pub(super) fn run_error(operation: &str, path: &Path, source: io::Error) -> Erro
             error.kind = ErrorKind::NotPermitted;
             error.advice("Run it with sudo.")
         }
-        _ => error,
+        Some(Errno::EXIST | Errno::NOTDIR) => error
+            .meaning(
+                "Something else is where a directory must be, and no limit starts without its \
+                 record there.",
+            )
+            .advice("See what it is (ls -ld) and move it out of the way."),
+        _ => error
+            .meaning("No limit starts without its record there.")
+            .advice("Look at that path and its file system (ls -ld; df; the kernel log)."),
     }
 }
 
