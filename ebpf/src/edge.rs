@@ -51,6 +51,10 @@ const EARN: i64 = 2 * SECOND.cast_signed();
 /// window of two segments halves its segments, and [`CLOSED`] would not close it.
 const FIRST_WINDOW: core::ops::RangeInclusive<u64> = 2..=44;
 
+/// How long permits of the time before count: some round trips. Who kept them for longer was
+/// slower than the limit anyway.
+const HANDOVER: u64 = 500 * MILLISECOND;
+
 /// The largest window there is: 65535 << 14 (RFC 7323), rounded up.
 const LARGEST_WINDOW: u32 = 1 << 30;
 
@@ -145,7 +149,26 @@ pub fn begin(seen: &Seen, shared: &Shared, fresh: bool, running: bool) -> Edge {
         tokens: (MSS + start).cast_signed() - charged.cast_signed(),
         right: seen.right,
         next: seen.next,
+        given_until: if fresh { 0 } else { seen.now + HANDOVER },
+        given: seen.right,
+        reserved: 0,
     }
+}
+
+/// Whether a segment that arrives uses a permit from before the limit, or from before its
+/// present rate. To drop what the sender was allowed to send, often megabytes, would only make
+/// it send again, and shrink its congestion window for long after the limit.
+///
+/// Before the first window is decided every segment does.
+#[inline]
+#[must_use]
+pub fn is_given(edge: &mut Edge, sequence: u32, now: u64) -> bool {
+    let undecided = edge.at == 0;
+    if undecided && edge.given_until == 0 {
+        edge.given_until = now + HANDOVER;
+    }
+    let below = edge.given.wrapping_sub(sequence).cast_signed() > 0;
+    now < edge.given_until && (undecided || below)
 }
 
 /// The socket's share of the rate, bytes per second: corrected by up to -70 and +100 % by
@@ -173,6 +196,8 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
         edge.tokens = 0;
         edge.right = seen.right;
         edge.at = seen.now;
+        edge.given_until = seen.now + HANDOVER;
+        edge.given = seen.right;
     }
 
     let after_close =
@@ -183,8 +208,16 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
 
     let received = seen.next != edge.next;
     let moved = seen.right.wrapping_sub(edge.right).cast_signed();
+    // What was given is used up first. The edge creeps meanwhile, by what rounding to the
+    // window's scale adds to every acknowledgement: often a third of what arrives.
+    let outstanding = i64::from(seen.right.wrapping_sub(seen.next).cast_signed());
+    let outstanding = branchless::max(outstanding, 0);
+    let draining = seen.now < edge.given_until && outstanding > cap;
+    if draining {
+        edge.given = seen.right;
+    }
     // No window is larger: what we remember is of another state of the socket.
-    let advertised = if moved.unsigned_abs() > LARGEST_WINDOW { 0 } else { moved };
+    let advertised = if draining || moved.unsigned_abs() > LARGEST_WINDOW { 0 } else { moved };
     let elapsed = seen.now.wrapping_sub(edge.at).cast_signed();
     let elapsed = branchless::clamp(elapsed, 0, EARN).cast_unsigned();
     let tokens = edge.tokens - i64::from(advertised) + bytes_in(elapsed, share).cast_signed();
@@ -194,8 +227,6 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     edge.next = seen.next;
     edge.at = seen.now;
 
-    let outstanding = i64::from(seen.right.wrapping_sub(seen.next).cast_signed());
-    let outstanding = branchless::max(outstanding, 0);
     let room = branchless::max(cap - outstanding, 0);
     let window = outstanding + branchless::clamp(tokens, 0, room);
     let jitter = mss * i64::from(seen.random & 1023) / 1024;

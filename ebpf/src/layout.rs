@@ -126,6 +126,12 @@ pub struct Edge {
     pub right: u32,
     /// The next byte expected then (sequence number).
     pub next: u32,
+    /// Until when segments below `given` are free of charge, ns; 0 = never.
+    pub given_until: u64,
+    /// Right edge that was advertised before this limit or its present rate came.
+    pub given: u32,
+    /// Keeps the size a multiple of 8.
+    pub reserved: u32,
 }
 
 /// [`Flow::state`]: `SO_MAX_PACING_RATE` is ours.

@@ -63,6 +63,29 @@ fn a_new_rate_forgets_the_debt() {
 }
 
 #[test]
+fn permits_from_before_the_limit_are_honoured_for_a_while() {
+    let (limit, mut edge) = (shared(1_250_000, 1), Edge::default());
+    assert!(is_given(&mut edge, 5, SECOND), "nothing was decided yet");
+    assert!(!is_given(&mut edge, 5, SECOND + HANDOVER), "but soon");
+    let open = seen(2 * SECOND, 10_000, 6_000_000);
+    edge = begin(&open, &limit, false, false);
+    let kept = grant(&mut edge, &limit, &open);
+    assert!(kept.window.abs_diff(5_990_000) < 3000, "the edge stays: {kept:?}");
+    assert!(is_given(&mut edge, 5_999_999, 2 * SECOND));
+    assert!(!is_given(&mut edge, 6_000_000, 2 * SECOND), "that is a permit of ours");
+    assert!(!is_given(&mut edge, 10_000, 2 * SECOND + HANDOVER));
+    let slower = seen(3 * SECOND, 6_000_000, 7_000_000);
+    let _: Grant = grant(&mut edge, &shared(125_000, 1), &slower);
+    assert!(is_given(&mut edge, 6_999_999, 3 * SECOND), "permits of the old rate");
+}
+
+#[test]
+fn a_connection_made_under_the_limit_was_given_nothing() {
+    let mut edge = begin(&seen(SECOND, 0, 5000), &shared(1_250_000, 1), true, false);
+    assert!(!is_given(&mut edge, 100, SECOND));
+}
+
+#[test]
 fn an_edge_remembered_from_before_the_handshake_is_no_debt() {
     let mut edge = begin(&seen(SECOND, 0, 24_820), &shared(1_250_000, 1), true, false);
     let isn = 1 << 31;
@@ -91,7 +114,7 @@ proptest! {
         now in 0u64..1 << 62, next: u32, right: u32, window: u32, mss in 0u32..65_536,
         round_trip in 0u64..16 * SECOND, random: u32,
     ) {
-        let mut edge = Edge { at, closed_at, rate: old_rate, tokens, right, next };
+        let mut edge = Edge { at, closed_at, rate: old_rate, tokens, right, next, ..Edge::default() };
         let shared = Shared { rate: n(rate), sockets: n(sockets), balance };
         let seen = Seen { now, next, right, window, mss, round_trip, random };
         let grant = grant(&mut edge, &shared, &seen);

@@ -1,7 +1,7 @@
 //! What we change on a TCP socket, and how it is given back: its pace, its window clamp and
 //! its callback flags.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     bindings::{BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock_ops},
@@ -18,10 +18,13 @@ const SOL_SOCKET: i32 = 1;
 const SOL_TCP: i32 = 6;
 const SO_MAX_PACING_RATE: i32 = 47;
 const TCP_WINDOW_CLAMP: i32 = 10;
+const TCP_CONGESTION: i32 = 13;
 /// Initial congestion window, segments; only before the first data.
 const TCP_BPF_IW: i32 = 1001;
 /// The callback flags, from about kernel 6.12.
 const TCP_BPF_SOCK_OPS_CB_FLAGS: i32 = 1008;
+/// The name of a congestion control (`TCP_CA_NAME_MAX`).
+type CongestionName = [u8; 16];
 /// SO_MAX_PACING_RATE of a socket that is not paced.
 const UNPACED: u32 = u32::MAX;
 
@@ -37,25 +40,39 @@ pub(crate) enum Socket {
 impl Socket {
     #[inline]
     fn get(self, level: i32, name: i32) -> Option<u32> {
-        let mut value = 0_u32;
-        let to = (&raw mut value).cast();
-        // SAFETY: four bytes at `value`; the verifier checks the other pointer.
-        let failed = match self {
-            Self::Event(ctx) => unsafe { bpf_getsockopt(ctx.cast(), level, name, to, 4) },
-            Self::Visited(tp) => unsafe { bpf_getsockopt(tp, level, name, to, 4) },
-        };
-        (failed == 0).then_some(value)
+        self.read(level, name)
+    }
+
+    #[inline]
+    fn set(self, level: i32, name: i32, value: u32) {
+        self.write(level, name, value);
+    }
+
+    /// Reads an option of exactly this size, or a name that fits.
+    #[inline]
+    fn read<T: Copy>(self, level: i32, name: i32) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        let (to, size) = (value.as_mut_ptr().cast(), size_of::<T>() as i32);
+        // SAFETY: `value` has room; the verifier checks the other pointer. The kernel fills
+        // all of `value`, also when it fails.
+        unsafe {
+            let failed = match self {
+                Self::Event(ctx) => bpf_getsockopt(ctx.cast(), level, name, to, size),
+                Self::Visited(tp) => bpf_getsockopt(tp, level, name, to, size),
+            };
+            (failed == 0).then_some(value.assume_init())
+        }
     }
 
     /// What the kernel refuses stays as it is: the backstop in `packets` holds the limit.
     #[inline]
-    fn set(self, level: i32, name: i32, mut value: u32) {
-        let from = (&raw mut value).cast();
-        // SAFETY: as for `get`.
+    fn write<T: Copy>(self, level: i32, name: i32, mut value: T) {
+        let (from, size) = ((&raw mut value).cast(), size_of::<T>() as i32);
+        // SAFETY: as for `read`.
         unsafe {
             match self {
-                Self::Event(ctx) => bpf_setsockopt(ctx.cast(), level, name, from, 4),
-                Self::Visited(tp) => bpf_setsockopt(tp, level, name, from, 4),
+                Self::Event(ctx) => bpf_setsockopt(ctx.cast(), level, name, from, size),
+                Self::Visited(tp) => bpf_setsockopt(tp, level, name, from, size),
             }
         };
     }
@@ -123,6 +140,18 @@ impl Socket {
         // What the application set since is its own.
         if self.get(SOL_SOCKET, SO_MAX_PACING_RATE).is_none_or(|now| now == flow.pace) {
             self.set(SOL_SOCKET, SO_MAX_PACING_RATE, flow.original_pace);
+            self.forget_bandwidth();
+        }
+    }
+
+    /// BBR took the pace for the bandwidth of the path; chosen anew, by way of Reno, it starts
+    /// from nothing. The congestion window stays.
+    #[inline]
+    fn forget_bandwidth(self) {
+        let Some(name) = self.read::<CongestionName>(SOL_TCP, TCP_CONGESTION) else { return };
+        if name.starts_with(b"bbr") {
+            self.write(SOL_TCP, TCP_CONGESTION, *b"reno");
+            self.write(SOL_TCP, TCP_CONGESTION, name);
         }
     }
 

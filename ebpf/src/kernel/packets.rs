@@ -17,13 +17,14 @@ use chadthrottle_ebpf::{
     atomic::Shared,
     clock::{self, MILLISECOND, Slack},
     edge,
-    layout::{DOWNLOAD, Group, LOCAL, PACED},
+    layout::{Flow, Group, LOCAL, PACED, UPLOAD},
     pace,
     packet::{Bytes, payload},
 };
 
 use super::{
     attribution,
+    hooks::can_grant,
     maps::{FLOWS, GROUPS},
 };
 
@@ -31,6 +32,9 @@ use super::{
 const LOOPBACK: u32 = 1;
 /// What is not TCP has no feedback: a bucket of 100 ms, and no credit.
 const BUCKET: Slack = Slack { credit: 0, backlog: 100 * MILLISECOND };
+
+/// What others gave permits for passes, and the time it takes is not saved up meanwhile.
+const GIVEN: Slack = Slack { credit: 0, backlog: u64::MAX };
 
 /// Whether a packet may pass. What we do not know passes.
 #[inline]
@@ -67,8 +71,20 @@ fn decide(skb: *mut __sk_buff, direction: u32) -> Option<bool> {
     // SAFETY: a helper call without pointers.
     let now = unsafe { bpf_ktime_get_ns() };
     clock::retune(&group.clock, &group.clock_rate, rate, now);
-    let slack = if packet.tcp { tcp_slack(sk, group, direction, rate, now) } else { BUCKET };
     let cost = clock::time_of(u64::from(packet.bytes), rate);
+    let (cost, slack) = if packet.tcp {
+        let flow = FLOWS.get_or_zeroed(sk)?;
+        let idle = now.wrapping_sub(group.last.get());
+        if direction == UPLOAD {
+            (cost, upload_slack(flow, group, rate, now, idle))
+        } else if can_grant() && edge::is_given(&mut flow.edge, packet.sequence, now) {
+            (0, GIVEN)
+        } else {
+            (cost, download_slack(group, rate, now, idle))
+        }
+    } else {
+        (cost, BUCKET)
+    };
     if clock::charge(&group.clock, now, cost, slack) {
         group.last.set(now);
         group.packets.add(1);
@@ -80,29 +96,27 @@ fn decide(skb: *mut __sk_buff, direction: u32) -> Option<bool> {
     }
 }
 
-/// The backstop of TCP; an upload is also counted as active here.
+/// The backstop of TCP downloads.
 #[inline]
-fn tcp_slack(
-    sk: *mut c_void,
+fn download_slack(group: &Group<Shared>, rate: NonZeroU64, now: u64, idle: u64) -> Slack {
+    let sockets = Active::unpack(group.active.get()).sockets();
+    let shared = edge::Shared { rate, sockets, balance: 0 };
+    let since_close = now.wrapping_sub(group.last_close.get());
+    edge::slack(&shared, idle, since_close, group.round_trip.get())
+}
+
+/// The backstop of TCP uploads; the socket is also counted as active here.
+#[inline]
+fn upload_slack(
+    flow: &mut Flow,
     group: &Group<Shared>,
-    direction: u32,
     rate: NonZeroU64,
     now: u64,
+    idle: u64,
 ) -> Slack {
-    let idle = now.wrapping_sub(group.last.get());
-    let flow = FLOWS.get(sk);
-    if direction == DOWNLOAD {
-        let sockets = Active::unpack(group.active.get()).sockets();
-        let shared = edge::Shared { rate, sockets, balance: 0 };
-        let since_close = now.wrapping_sub(group.last_close.get());
-        return edge::slack(&shared, idle, since_close, group.round_trip.get());
-    }
-    let paced = flow.is_some_and(|flow| {
-        let [_, epoch] = &mut flow.epochs;
-        Snapshot::take(&group.active, now, rate).count(&group.active, epoch);
-        flow.state & PACED != 0
-    });
-    pace::slack(rate, idle, paced)
+    let [_, epoch] = &mut flow.epochs;
+    Snapshot::take(&group.active, now, rate).count(&group.active, epoch);
+    pace::slack(rate, idle, flow.state & PACED != 0)
 }
 
 /// Reads a packet through the kernel's helper.

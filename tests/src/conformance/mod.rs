@@ -154,7 +154,8 @@ macro_rules! conformance {
             commands: command_download, command_upload, command_with_children,
                 duration_lets_the_command_go_on, killed_with_a_command;
             release: ctrl_c_download, ctrl_c_upload, sigterm, kill_download, kill_upload,
-                kill_with_guardian_then_clean, next_start_cleans, duration;
+                kill_with_guardian_then_clean, next_start_cleans, duration, fast_download,
+                fast_upload, fast_upload_by_bbr;
             targets: process_exit_ends_the_run, one_of_two_targets_ends, reused_run;
             networks: other_namespace_download, other_namespace_upload, rewired,
                 second_interface, loopback_download, loopback_upload;

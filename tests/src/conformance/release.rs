@@ -1,11 +1,15 @@
 //! The end of a limit, wanted or not: full speed within a second on the same connection.
 
+use std::{thread, time::Duration};
+
 use rustix::process::Signal;
 
-use super::running;
+use super::{GLANCE, SETTLE, TOLERANCE, roles, running};
 use crate::{
-    lab::Family::V4,
+    lab::{Family::V4, Namespace},
+    load::Plan,
     process::{code, eventually},
+    rates,
     stage::{
         Direction::{self, Download, Upload},
         Stage,
@@ -32,6 +36,66 @@ pub fn ctrl_c_download(backend: &str) {
 /// Ctrl-C, uploading.
 pub fn ctrl_c_upload(backend: &str) {
     signalled(backend, Upload, Signal::INT);
+}
+
+/// As fast as it goes over a path of 20 ms, limited for 4 s and released: no packet that the
+/// sender was allowed to send is lost, so it keeps its congestion window and has at least
+/// four fifths of the speed of before within a second.
+fn at_full_speed(backend: &str, direction: Direction, congestion: &str) {
+    let stage = Stage::with_rtt(backend, Duration::from_millis(20));
+    let address = stage.lab.far_address(V4);
+    let (near, far) = roles(direction);
+    let far = Plan::accept(address, far).congestion(congestion).start(&stage.far());
+    let near = Plan::connect(address, near).congestion(congestion).start(&stage.near());
+    let receiver = if direction == Download { &near } else { &far };
+    receiver.wait_connected();
+    thread::sleep(2 * SETTLE);
+    // The path itself stalls at times, when the machine is busy: peaks are compared.
+    let before = peak(&receiver.watch(GLANCE));
+    let sent_again = retransmitted(&stage);
+    let throttle = stage.limit(direction, near.pid());
+    thread::sleep(SETTLE);
+    let limited = receiver.watch(3 * SETTLE);
+    rates::assert_rate("limited", &limited, rates::TEN_MBIT, TOLERANCE);
+    let sent_again = retransmitted(&stage) - sent_again;
+    assert!(sent_again < 20, "{sent_again} segments sent again");
+    throttle.stop();
+    let bins = receiver.watch(GLANCE);
+    rates::assert_fast("after the release", peak(&bins), before * 0.8, &bins);
+    stage.end();
+}
+
+/// The rate of the best 200 ms, bytes per second.
+fn peak(bins: &[u64]) -> f64 {
+    bins.windows(2).map(rates::mean).fold(0.0, f64::max)
+}
+
+/// Segments that were sent again so far, at both ends.
+fn retransmitted(stage: &Stage) -> u64 {
+    let of = |lab: &Namespace| -> u64 {
+        let snmp = lab.sh("cat /proc/net/snmp");
+        let mut tcp = snmp.lines().filter(|line| line.starts_with("Tcp:"));
+        let (names, values) = (tcp.next().unwrap_or_default(), tcp.next().unwrap_or_default());
+        let column = names.split(' ').position(|name| name == "RetransSegs");
+        let value = column.and_then(|column| values.split(' ').nth(column)?.parse().ok());
+        value.expect("RetransSegs in /proc/net/snmp")
+    };
+    of(&stage.lab.near) + of(&stage.lab.far)
+}
+
+/// Ctrl-C on a fast download.
+pub fn fast_download(backend: &str) {
+    at_full_speed(backend, Download, "cubic");
+}
+
+/// Ctrl-C on a fast upload.
+pub fn fast_upload(backend: &str) {
+    at_full_speed(backend, Upload, "cubic");
+}
+
+/// Ctrl-C on a fast upload by BBR, which models the path and must forget the limit.
+pub fn fast_upload_by_bbr(backend: &str) {
+    at_full_speed(backend, Upload, "bbr");
 }
 
 /// SIGTERM, as service managers send it.
