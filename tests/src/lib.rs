@@ -13,7 +13,8 @@
 //! - [`conformance`]: the cases that every backend must pass
 //! - [`bench`]: how exact a limit is
 //!
-//! Nothing here reaches into chadthrottle's code: it is tested as a user meets it.
+//! Nothing here reaches into chadthrottle's code: it is tested as a user meets it. Only the tool
+//! `session` does, for what no command can do yet.
 #![allow(clippy::missing_panics_doc)] // A harness fails by panicking, everywhere.
 #![allow(clippy::cast_precision_loss)] // Counts of bytes become rates; 52 bits are plenty.
 #![allow(clippy::must_use_candidate)] // Its handles act when they are made and dropped.

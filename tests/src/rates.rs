@@ -28,6 +28,11 @@ pub fn mean(bins: &[u64]) -> f64 {
     bins.iter().sum::<u64>() as f64 / (bins.len() as f64 * BIN.as_secs_f64())
 }
 
+/// Bytes per second of the second in which most came.
+pub fn busiest_second(bins: &[u64]) -> f64 {
+    bins.windows(PER_SECOND).map(mean).fold(0.0, f64::max)
+}
+
 /// Bytes per second as the slope of the line that fits the bytes received so far best (least
 /// squares).
 ///

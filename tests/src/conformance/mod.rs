@@ -20,10 +20,13 @@ pub mod clients;
 pub mod commands;
 pub mod networks;
 pub mod open;
+pub mod quic;
 pub mod release;
+pub mod senders;
 pub mod sharing;
 pub mod steady;
 pub mod targets;
+pub mod update;
 
 /// What an unlimited end offers, in Mbit/s: ten times the limit of most cases, and little
 /// enough that several cases run side by side on two processors.
@@ -161,6 +164,9 @@ macro_rules! conformance {
                 second_interface, loopback_download, loopback_upload;
             clients: curl_while_downloading, curl_killed_limit, curl_as_a_command,
                 iperf3_upload, iperf3_download;
+            quic: new_download, new_upload, open_download, open_upload, with_rtt_download,
+                with_rtt_upload;
+            senders: bbr_download, bbr_upload, open_bbr_download, open_bbr_upload;
         }
     };
     ($backend:literal: $($group:ident: $($case:ident),+;)+) => {

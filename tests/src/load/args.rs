@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
 
-/// Moves bytes over TCP, MPTCP or UDP and reports every 100 ms how many.
+/// Moves bytes over TCP, MPTCP, UDP or QUIC and reports every 100 ms how many.
 ///
 /// Without --seconds it goes on until its standard input is closed.
 #[derive(Debug, Parser)]
@@ -20,6 +20,9 @@ pub struct Args {
     /// UDP instead of TCP
     #[arg(long)]
     pub udp: bool,
+    /// QUIC instead of TCP; one stream of one connection
+    #[arg(long)]
+    pub quic: bool,
     /// MPTCP instead of TCP
     #[arg(long)]
     pub mptcp: bool,

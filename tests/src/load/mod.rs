@@ -7,6 +7,7 @@
 //! - `sockets`: where the connections come from
 //! - `stream`: TCP and MPTCP
 //! - `datagram`: UDP
+//! - `quic`: QUIC
 //! - `http`: a server for real clients
 //! - `meter`: counting and reporting
 //! - `plan`: the handle that the cases use
@@ -20,6 +21,7 @@ mod datagram;
 mod http;
 mod meter;
 pub mod plan;
+mod quic;
 mod sockets;
 mod stream;
 
@@ -118,6 +120,7 @@ pub fn run(args: &Args) -> io::Result<()> {
         End::Http => http::serve(args),
         End::Share => sockets::share(args),
         _ if args.udp => datagram::run(args),
+        _ if args.quic => quic::run(args),
         _ => {
             let streams = sockets::open(args)?;
             match &args.give {

@@ -59,6 +59,12 @@ impl Plan {
         self.with("--udp")
     }
 
+    /// QUIC instead of TCP.
+    #[must_use]
+    pub fn quic(self) -> Self {
+        self.with("--quic")
+    }
+
     /// MPTCP instead of TCP.
     #[must_use]
     pub fn mptcp(self) -> Self {
