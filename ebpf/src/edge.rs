@@ -9,6 +9,12 @@
 //! A socket without tokens gets one segment on credit down to a small debt; then its window
 //! closes to less than a segment with nothing in flight, so that nothing is lost and nothing
 //! retransmitted: the sender's persist timer (about 200 ms) sends a little and asks again.
+//!
+//! Reopening takes two of its probes, about 450 ms. A lowered clamp lowers the kernel's
+//! threshold (`rcv_ssthresh`) as well, and a raised one raises it to no more than the window
+//! advertised last: it grows only with data that arrive while the clamp is wide. So the answer
+//! to the first probe can only lift the clamp. Lifting it together with the closing would
+//! take the closing back, because the window is selected after our hook.
 
 use core::num::NonZeroU64;
 
@@ -235,10 +241,8 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     if closed {
         edge.closed_at = seen.now;
     }
-    let window = match closed {
-        true => CLOSED,
-        false => branchless::max(window, mss).cast_unsigned() as u32,
-    };
+    let window =
+        if closed { CLOSED } else { branchless::max(window, mss).cast_unsigned() as u32 };
     // A socket that only sends needs no share.
     let greedy = received && outstanding < cap;
     Grant { window, lift: window >= seen.window, closed, greedy }
