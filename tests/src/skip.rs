@@ -17,7 +17,7 @@ macro_rules! skip {
 /// Says and records that the current case is skipped. The current thread's name is the case's.
 pub fn record(reason: &str) {
     let thread = thread::current();
-    let line = format!("SKIPPED {}: {reason}", thread.name().unwrap_or("a case"));
+    let line = format!("SKIPPED {}{}: {reason}", binary(), thread.name().unwrap_or("a case"));
     // Straight to the descriptor: the test runner swallows what eprintln! writes.
     writeln!(std::io::stderr().lock(), "{line}").expect("write to stderr");
     if let Some(file) = std::env::var_os("CHADTHROTTLE_SKIPS") {
@@ -25,4 +25,12 @@ pub fn record(reason: &str) {
             OpenOptions::new().append(true).create(true).open(file).expect("open skips");
         writeln!(file, "{line}").expect("write the skip");
     }
+}
+
+/// The name of this test binary without its hash: every backend has cases of the same names.
+fn binary() -> String {
+    let own = std::env::current_exe().ok();
+    let name = own.as_deref().and_then(|path| path.file_name()?.to_str());
+    name.and_then(|name| name.rsplit_once('-'))
+        .map_or_else(String::new, |(name, _)| format!("{name} "))
 }
