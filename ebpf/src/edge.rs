@@ -140,41 +140,56 @@ pub fn slack(shared: &Shared, idle: u64, since_close: u64, round_trip: u64) -> S
     }
 }
 
-/// A socket comes under the limit. One that was opened under it has its first window
-/// charged; in a group that already runs it gets 50 ms of its share to begin with.
-#[inline]
-#[must_use]
-pub fn begin(seen: &Seen, shared: &Shared, fresh: bool, running: bool) -> Edge {
-    let share = shared.rate.get() / (shared.sockets.get() + 1);
-    let start = if running { bytes_in(50 * MILLISECOND, share) } else { 0 };
-    let charged = if fresh { u64::from(seen.window) } else { 0 };
-    Edge {
-        at: seen.now,
-        closed_at: 0,
-        rate: shared.rate.get(),
-        tokens: (MSS + start).cast_signed() - charged.cast_signed(),
-        right: seen.right,
-        next: seen.next,
-        given_until: if fresh { 0 } else { seen.now + HANDOVER },
-        given: seen.right,
-        reserved: 0,
+impl Edge {
+    /// A socket comes under the limit. One that was opened under it has its first window
+    /// charged; in a group that already runs it gets 50 ms of its share to begin with. One
+    /// that was open before keeps what it was given.
+    #[inline]
+    pub fn begin(&mut self, seen: &Seen, shared: &Shared, fresh: bool, running: bool) {
+        let share = shared.rate.get() / (shared.sockets.get() + 1);
+        let start = if running { bytes_in(50 * MILLISECOND, share) } else { 0 };
+        let charged = if fresh { u64::from(seen.window) } else { 0 };
+        if fresh {
+            *self = Self::default();
+        } else if self.is_new() {
+            self.give(seen.right.wrapping_sub(seen.next), seen.now);
+        }
+        self.at = seen.now;
+        self.rate = shared.rate.get();
+        self.tokens = (MSS + start).cast_signed() - charged.cast_signed();
+        self.right = seen.right;
+        self.next = seen.next;
     }
-}
 
-/// Whether a segment that arrives uses a permit from before the limit, or from before its
-/// present rate. To drop what the sender was allowed to send, often megabytes, would only make
-/// it send again, and shrink its congestion window for long after the limit.
-///
-/// Before the first window is decided every segment does.
-#[inline]
-#[must_use]
-pub fn is_given(edge: &mut Edge, sequence: u32, now: u64) -> bool {
-    let undecided = edge.at == 0;
-    if undecided && edge.given_until == 0 {
-        edge.given_until = now + HANDOVER;
+    /// What the sender was allowed to send before the limit, or before its present rate, often
+    /// megabytes, is free of charge for a moment. To drop it would only make it come again, and
+    /// shrink the sender's congestion window for long after the limit.
+    ///
+    /// Half as much again, because the edge creeps while that drains: rounding to the window's
+    /// scale adds to every acknowledgement, often a third of what arrives.
+    #[inline]
+    pub fn give(&mut self, outstanding: u32, now: u64) {
+        self.given_until = now + HANDOVER;
+        self.given = outstanding.saturating_add(outstanding / 2);
     }
-    let below = edge.given.wrapping_sub(sequence).cast_signed() > 0;
-    now < edge.given_until && (undecided || below)
+
+    /// Whether `bytes` that arrive are free of charge; they are then used up.
+    #[inline]
+    #[must_use]
+    pub const fn is_given(&mut self, bytes: u32, now: u64) -> bool {
+        let given = now < self.given_until && self.given >= bytes;
+        if given {
+            self.given -= bytes;
+        }
+        given
+    }
+
+    /// Whether nothing has been decided about this socket yet.
+    #[inline]
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        self.at == 0 && self.given_until == 0
+    }
 }
 
 /// The socket's share of the rate, bytes per second: corrected by up to -70 and +100 % by
@@ -202,8 +217,7 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
         edge.tokens = 0;
         edge.right = seen.right;
         edge.at = seen.now;
-        edge.given_until = seen.now + HANDOVER;
-        edge.given = seen.right;
+        edge.give(seen.right.wrapping_sub(seen.next), seen.now);
     }
 
     let after_close =
@@ -214,14 +228,10 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
 
     let received = seen.next != edge.next;
     let moved = seen.right.wrapping_sub(edge.right).cast_signed();
-    // What was given is used up first. The edge creeps meanwhile, by what rounding to the
-    // window's scale adds to every acknowledgement: often a third of what arrives.
+    // What was given is used up first; that the edge creeps meanwhile is not charged.
     let outstanding = i64::from(seen.right.wrapping_sub(seen.next).cast_signed());
     let outstanding = branchless::max(outstanding, 0);
     let draining = seen.now < edge.given_until && outstanding > cap;
-    if draining {
-        edge.given = seen.right;
-    }
     // No window is larger: what we remember is of another state of the socket.
     let advertised = if draining || moved.unsigned_abs() > LARGEST_WINDOW { 0 } else { moved };
     let elapsed = seen.now.wrapping_sub(edge.at).cast_signed();

@@ -126,9 +126,10 @@ pub struct Edge {
     pub right: u32,
     /// The next byte expected then (sequence number).
     pub next: u32,
-    /// Until when segments below `given` are free of charge, ns; 0 = never.
+    /// Until when `given` counts, ns; 0 = not begun.
     pub given_until: u64,
-    /// Right edge that was advertised before this limit or its present rate came.
+    /// Bytes that may still arrive free of charge: the sender was allowed to send them before
+    /// this limit or its present rate came.
     pub given: u32,
     /// Keeps the size a multiple of 8.
     pub reserved: u32,

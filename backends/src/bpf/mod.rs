@@ -124,6 +124,23 @@ pub fn load_pass(attach_type: AttachType) -> io::Result<OwnedFd> {
     sys::prog_load(attach_type.program_type(), attach_type as u32, 0, &RETURN_1)
 }
 
+/// Whether the kernel loads programs with atomic operations that return a value: `Ok`, or the
+/// errno (EINVAL before kernel 5.12).
+pub fn load_atomic() -> io::Result<OwnedFd> {
+    let ingress = AttachType::InetIngress;
+    sys::prog_load(ingress.program_type(), ingress as u32, 0, &COMPARE_AND_EXCHANGE)
+}
+
+/// `*(u64 *)(r10 - 8) = 0; r0 = cmpxchg(*(u64 *)(r10 - 8), 0, 1); r0 = 1; exit`
+const COMPARE_AND_EXCHANGE: [Instruction; 6] = [
+    Instruction { code: 0x7a, registers: 0x0a, offset: -8, immediate: 0 },
+    Instruction { code: 0xb7, registers: 0, offset: 0, immediate: 0 },
+    Instruction { code: 0xb7, registers: 1, offset: 0, immediate: 1 },
+    Instruction { code: 0xdb, registers: 0x1a, offset: -8, immediate: 0xf1 },
+    Instruction { code: 0xb7, registers: 0, offset: 0, immediate: 1 },
+    Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 },
+];
+
 /// `r0 = 1; exit`
 const RETURN_1: [Instruction; 2] = [
     Instruction { code: 0xb7, registers: 0, offset: 0, immediate: 1 },

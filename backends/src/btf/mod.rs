@@ -47,6 +47,8 @@ pub struct Offsets {
     pub has_tcp_iterator: bool,
     /// `bpf_skc_to_mptcp_sock` (kernel 5.19 with `CONFIG_MPTCP`).
     pub has_mptcp: bool,
+    /// `TCP_BPF_SOCK_OPS_CB_FLAGS`: an iterator can set callback flags (about 6.12).
+    pub sets_callbacks: bool,
 }
 
 /// A field narrower than a byte: `(value[byte] >> shift) & ((1 << width) - 1)`, on a
@@ -88,6 +90,7 @@ impl Offsets {
             task_tgid: task(&["tgid"])?.byte(),
             has_tcp_iterator: iterator.is_some(),
             has_mptcp: to_mptcp.is_some(),
+            sets_callbacks: types.has_name("TCP_BPF_SOCK_OPS_CB_FLAGS"),
         })
     }
 }

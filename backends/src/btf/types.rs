@@ -122,6 +122,11 @@ impl<'a> Types<'a> {
         self.by_name(kind::STRUCT, names)
     }
 
+    /// Whether anything in the kernel has this name; for enumerators.
+    pub(super) fn has_name(&self, name: &str) -> bool {
+        self.strings.split(|&byte| byte == 0).any(|known| known == name.as_bytes())
+    }
+
     /// The ids of functions by name.
     pub(super) fn functions<const N: usize>(&self, names: [&str; N]) -> [Option<u32>; N] {
         self.by_name(kind::FUNC, names)

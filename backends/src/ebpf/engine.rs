@@ -88,7 +88,13 @@ impl EbpfEngine {
             members: &active.members,
         })?;
         self.reconcile()?;
-        self.iterate(ADOPT, Some(tag), &found.changed)
+        if self.object.sets_callbacks {
+            return self.iterate(ADOPT, Some(tag), &found.changed);
+        }
+        // Open sockets do not call us: visited each second, they share the rate anew.
+        let active = self.limits.get(&id).ok_or_else(unknown)?;
+        let namespaces = active.namespaces(&self.host);
+        self.iterate(ADOPT, Some(tag), &namespaces)
     }
 
     /// Runs the iterator over these namespaces, then aims it back at what the guardian needs.

@@ -17,7 +17,7 @@ use aya::{
     },
     sys::SyscallError,
 };
-use chadthrottle_core::{Error, Result, check::Remedy, error::ErrorKind};
+use chadthrottle_core::{Error, Result, error::ErrorKind};
 use tracing::{debug, info};
 
 use crate::{
@@ -84,6 +84,8 @@ pub(super) struct Object {
     pub(super) follows_forks: bool,
     /// Whether open sockets can be adopted and restored by the iterator.
     pub(super) iterates: bool,
+    /// Whether sockets that were open before call us back; else they need a visit now and then.
+    pub(super) sets_callbacks: bool,
 }
 
 impl Object {
@@ -115,6 +117,7 @@ impl Object {
             ebpf,
             follows_forks: !refused.contains_key(FORK),
             iterates: !refused.contains_key(ITERATOR),
+            sets_callbacks: offsets.sets_callbacks,
         })
     }
 
@@ -178,7 +181,7 @@ impl Object {
 
 /// What the programs are told about this kernel; 0 switches off what needs it
 /// (`ebpf/src/kernel/constants.rs`).
-fn constants(offsets: &Offsets) -> [(&'static str, u32); 9] {
+fn constants(offsets: &Offsets) -> [(&'static str, u32); 10] {
     [
         ("OFF_RCV_WUP", offsets.rcv_wup),
         ("OFF_RCV_WND", offsets.rcv_wnd),
@@ -189,6 +192,7 @@ fn constants(offsets: &Offsets) -> [(&'static str, u32); 9] {
         ("OFF_PID", offsets.task_pid),
         ("OFF_TGID", offsets.task_tgid),
         ("HAS_MPTCP", u32::from(offsets.has_mptcp)),
+        ("SETS_CALLBACKS", u32::from(offsets.sets_callbacks)),
     ]
 }
 

@@ -9,11 +9,13 @@ use chadthrottle_core::{
 };
 use rustix::thread::CapabilitySet;
 
+use crate::bpf;
+
 /// Asks in the order in which things are needed, and stops at the first no: what comes after
 /// would only say the same again.
 pub(super) fn probe(host: &Host) -> ProbeReport {
     let mut report = ProbeReport::default();
-    for ask in [cgroup2, capabilities, bpf_syscall] {
+    for ask in [cgroup2, capabilities, bpf_syscall, atomics] {
         let check = ask(host);
         let works = check.verdict == Verdict::Works;
         report.checks.push(check);
@@ -79,6 +81,24 @@ fn bpf_syscall(_: &Host) -> Check {
         _ => (Verdict::Inconclusive, Remedy::None),
     };
     Check { name: "map-create", asked, verdict, evidence: describe(&errno), remedy }
+}
+
+/// Rates are kept without locks: the programs need `BPF_CMPXCHG`.
+fn atomics(_: &Host) -> Check {
+    let asked = "load a program that compares and exchanges".to_owned();
+    let Err(error) = bpf::load_atomic() else {
+        return works("atomics", asked, "the verifier takes it".to_owned());
+    };
+    let errno = error.raw_os_error();
+    let (verdict, remedy) = match errno {
+        Some(libc::EINVAL) => (
+            Verdict::Missing,
+            Remedy::Do("Use a kernel from 5.15 on, or another backend.".to_owned()),
+        ),
+        Some(libc::EPERM | libc::EACCES) => (Verdict::Denied, bpf::explain_load(libc::EPERM).1),
+        _ => (Verdict::Inconclusive, Remedy::None),
+    };
+    Check { name: "atomics", asked, verdict, evidence: describe(&error), remedy }
 }
 
 fn works(name: &'static str, asked: String, evidence: String) -> Check {

@@ -19,7 +19,7 @@ fn seen(now: u64, next: u32, right: u32) -> Seen {
 fn receive(rate: u64, step: u64, seconds: u64) -> u64 {
     let (mut now, start) = (SECOND, u32::MAX - 5000);
     let (mut next, mut right) = (start, start.wrapping_add(2 * 1448));
-    let mut edge = begin(&seen(now, next, right), &shared(rate, 1), true, false);
+    let mut edge = begun(&seen(now, next, right), &shared(rate, 1), true, false);
     let mut received = 0;
     while now < SECOND * (seconds + 1) {
         now += step;
@@ -36,6 +36,12 @@ fn receive(rate: u64, step: u64, seconds: u64) -> u64 {
     received
 }
 
+fn begun(seen: &Seen, shared: &Shared, fresh: bool, running: bool) -> Edge {
+    let mut edge = Edge::default();
+    edge.begin(seen, shared, fresh, running);
+    edge
+}
+
 #[test]
 fn a_greedy_sender_gets_its_rate() {
     for (rate, step) in [(125_000, 20), (1_250_000, 20), (12_500_000, 20), (1_250_000, 1)] {
@@ -46,7 +52,7 @@ fn a_greedy_sender_gets_its_rate() {
 
 #[test]
 fn a_socket_in_debt_is_closed_and_opens_again() {
-    let mut edge = begin(&seen(SECOND, 0, 1448), &shared(125_000, 1), false, false);
+    let mut edge = begun(&seen(SECOND, 0, 1448), &shared(125_000, 1), false, false);
     edge.tokens = -20_000;
     let stop = grant(&mut edge, &shared(125_000, 1), &seen(SECOND, 1448, 1448));
     assert!(stop.closed && stop.window == CLOSED);
@@ -56,38 +62,47 @@ fn a_socket_in_debt_is_closed_and_opens_again() {
 
 #[test]
 fn a_new_rate_forgets_the_debt() {
-    let mut edge = begin(&seen(SECOND, 0, 1448), &shared(125_000_000, 1), false, false);
+    let mut edge = begun(&seen(SECOND, 0, 1448), &shared(125_000_000, 1), false, false);
     edge.tokens = -5_000_000;
     let now = grant(&mut edge, &shared(125_000, 1), &seen(SECOND, 1448, 1448));
     assert!(!now.closed && edge.tokens == 0);
 }
 
 #[test]
-fn permits_from_before_the_limit_are_honoured_for_a_while() {
+fn permits_from_before_the_limit_are_honoured_once_and_for_a_while() {
     let (limit, mut edge) = (shared(1_250_000, 1), Edge::default());
-    assert!(is_given(&mut edge, 5, SECOND), "nothing was decided yet");
-    assert!(!is_given(&mut edge, 5, SECOND + HANDOVER), "but soon");
-    let open = seen(2 * SECOND, 10_000, 6_000_000);
-    edge = begin(&open, &limit, false, false);
+    let open = seen(2 * SECOND, 10_000, 6_010_000);
+    edge.begin(&open, &limit, false, false);
     let kept = grant(&mut edge, &limit, &open);
-    assert!(kept.window.abs_diff(5_990_000) < 3000, "the edge stays: {kept:?}");
-    assert!(is_given(&mut edge, 5_999_999, 2 * SECOND));
-    assert!(!is_given(&mut edge, 6_000_000, 2 * SECOND), "that is a permit of ours");
-    assert!(!is_given(&mut edge, 10_000, 2 * SECOND + HANDOVER));
+    assert!(kept.window.abs_diff(6_000_000) < 3000, "the edge stays: {kept:?}");
+    assert!(edge.is_given(6_000_000, 2 * SECOND));
+    assert!(edge.is_given(3_000_000, 2 * SECOND), "and what the edge creeps");
+    assert!(!edge.is_given(1, 2 * SECOND), "once");
     let slower = seen(3 * SECOND, 6_000_000, 7_000_000);
     let _: Grant = grant(&mut edge, &shared(125_000, 1), &slower);
-    assert!(is_given(&mut edge, 6_999_999, 3 * SECOND), "permits of the old rate");
+    assert!(edge.is_given(1_000_000, 3 * SECOND), "permits of the old rate");
+    assert!(!edge.is_given(1, 3 * SECOND + HANDOVER), "for a while");
+}
+
+#[test]
+fn what_was_given_at_the_first_packet_is_kept() {
+    let mut edge = Edge::default();
+    edge.give(1000, SECOND);
+    assert!(!edge.is_new() && edge.is_given(1500, SECOND));
+    let open = seen(SECOND, 10_000, 6_010_000);
+    edge.begin(&open, &shared(1_250_000, 1), false, false);
+    assert!(!edge.is_given(1, SECOND), "not given twice");
 }
 
 #[test]
 fn a_connection_made_under_the_limit_was_given_nothing() {
-    let mut edge = begin(&seen(SECOND, 0, 5000), &shared(1_250_000, 1), true, false);
-    assert!(!is_given(&mut edge, 100, SECOND));
+    let mut edge = begun(&seen(SECOND, 0, 5000), &shared(1_250_000, 1), true, false);
+    assert!(!edge.is_given(100, SECOND));
 }
 
 #[test]
 fn an_edge_remembered_from_before_the_handshake_is_no_debt() {
-    let mut edge = begin(&seen(SECOND, 0, 24_820), &shared(1_250_000, 1), true, false);
+    let mut edge = begun(&seen(SECOND, 0, 24_820), &shared(1_250_000, 1), true, false);
     let isn = 1 << 31;
     let now = grant(&mut edge, &shared(1_250_000, 1), &seen(SECOND, isn - 5000, isn - 1000));
     assert!(!now.closed && edge.tokens > -30_000, "{edge:?}");
@@ -95,7 +110,7 @@ fn an_edge_remembered_from_before_the_handshake_is_no_debt() {
 
 #[test]
 fn a_socket_that_receives_nothing_has_no_share() {
-    let mut edge = begin(&seen(SECOND, 0, 20_000), &shared(1_250_000, 1), true, false);
+    let mut edge = begun(&seen(SECOND, 0, 20_000), &shared(1_250_000, 1), true, false);
     assert!(!grant(&mut edge, &shared(1_250_000, 1), &seen(SECOND, 0, 20_000)).greedy);
     assert!(grant(&mut edge, &shared(1_250_000, 1), &seen(SECOND, 1448, 20_000)).greedy);
 }

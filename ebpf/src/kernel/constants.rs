@@ -36,6 +36,8 @@ constants! {
     OFF_TGID, tgid;
     /// 1 when the kernel has bpf_skc_to_mptcp_sock (5.19 and CONFIG_MPTCP).
     HAS_MPTCP, has_mptcp;
+    /// 1 when an iterator can set callback flags (about 6.12).
+    SETS_CALLBACKS, sets_callbacks;
 }
 
 /// Reads a field of a kernel object.

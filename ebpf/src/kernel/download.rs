@@ -40,7 +40,7 @@ pub(crate) fn set_window(
         balance: balance(group.clock.get(), now),
     };
     if fresh || flow.edge.at == 0 {
-        flow.edge = edge::begin(&seen, &shared, fresh, snapshot.active.before != 0);
+        flow.edge.begin(&seen, &shared, fresh, snapshot.active.before != 0);
     }
     if fresh || offer(Socket::Event(ctx), flow, group, &shared, &seen) {
         let [epoch, _] = &mut flow.epochs;

@@ -100,7 +100,7 @@ fn serve(ctx: *mut bpf_sock_ops, sk: *mut c_void, limit: Option<Limit>, op: u32)
         }
         return;
     }
-    upload::set_pace(socket, flow, &limit, now);
+    upload::set_pace(socket, flow, &limit, now, true);
     if op == BPF_SOCK_OPS_RTT_CB {
         return;
     }

@@ -79,7 +79,8 @@ fn adopt(tp: *mut c_void, limit: &Limit) {
     socket.sync(flow, limit);
     // SAFETY: a helper call without pointers.
     let now = unsafe { bpf_ktime_get_ns() };
-    upload::set_pace(socket, flow, limit, now);
+    // Without callbacks nothing would correct the first pace: the plain share then.
+    upload::set_pace(socket, flow, limit, now, constants::sets_callbacks() != 0);
     if download.is_some() && can_grant() && flow.state & CLAMPED == 0 {
         // The window stops growing at what is offered now; the next segment decides on.
         // SAFETY: the loader says where the window is.

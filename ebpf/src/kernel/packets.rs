@@ -9,7 +9,9 @@ use aya_ebpf::{
     bindings::__sk_buff,
     helpers::{
         bpf_ktime_get_ns,
-        generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes},
+        generated::{
+            bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes, bpf_skc_to_tcp_sock,
+        },
     },
 };
 use chadthrottle_ebpf::{
@@ -23,7 +25,7 @@ use chadthrottle_ebpf::{
 };
 
 use super::{
-    attribution,
+    attribution, constants,
     hooks::can_grant,
     maps::{FLOWS, GROUPS},
 };
@@ -77,7 +79,7 @@ fn decide(skb: *mut __sk_buff, direction: u32) -> Option<bool> {
         let idle = now.wrapping_sub(group.last.get());
         if direction == UPLOAD {
             (cost, upload_slack(flow, group, rate, now, idle))
-        } else if can_grant() && edge::is_given(&mut flow.edge, packet.sequence, now) {
+        } else if is_given(flow, sk, packet.bytes, now) {
             (0, GIVEN)
         } else {
             (cost, download_slack(group, rate, now, idle))
@@ -94,6 +96,21 @@ fn decide(skb: *mut __sk_buff, direction: u32) -> Option<bool> {
         group.dropped.add(1);
         Some(false)
     }
+}
+
+/// Whether what arrives was allowed before the limit; asked of the socket at its first packet.
+#[inline]
+fn is_given(flow: &mut Flow, sk: *mut c_void, bytes: u32, now: u64) -> bool {
+    if can_grant() && flow.edge.is_new() {
+        // SAFETY: `sk` is a socket; null when it is not TCP.
+        let tp = unsafe { bpf_skc_to_tcp_sock(sk) }.cast::<c_void>();
+        if !tp.is_null() {
+            // SAFETY: the loader says where the window is.
+            let window = unsafe { constants::field::<u32>(tp, constants::rcv_wnd()) };
+            flow.edge.give(window, now);
+        }
+    }
+    flow.edge.is_given(bytes, now)
 }
 
 /// The backstop of TCP downloads.

@@ -11,13 +11,26 @@ use super::{attribution::Limit, hooks::Socket, maps::GROUPS};
 
 /// Sets the pace. A socket counts as active from when it connects.
 #[inline]
-pub(crate) fn set_pace(socket: Socket, flow: &mut Flow, limit: &Limit, now: u64) {
+pub(crate) fn set_pace(
+    socket: Socket,
+    flow: &mut Flow,
+    limit: &Limit,
+    now: u64,
+    feedback: bool,
+) {
     let Some(rate) = limit.rate(UPLOAD) else { return };
     let Some(group) = GROUPS.get(limit.index(UPLOAD)) else { return };
     clock::retune(&group.clock, &group.clock_rate, rate, now);
-    let [_, epoch] = &mut flow.epochs;
-    let active = Snapshot::take(&group.active, now, rate).count(&group.active, epoch);
-    socket.pace(flow, pace::pace(rate, active.sockets(), balance(group.clock.get(), now)));
+    let snapshot = Snapshot::take(&group.active, now, rate);
+    let pace = if feedback {
+        let [_, epoch] = &mut flow.epochs;
+        let sockets = snapshot.count(&group.active, epoch).sockets();
+        pace::pace(rate, sockets, balance(group.clock.get(), now))
+    } else {
+        // Not counted: it may be idle; what it sends is counted in `packets`.
+        rate.get() / snapshot.active.sockets()
+    };
+    socket.pace(flow, pace);
 }
 
 /// Sets the first congestion window, when the handshake is done.
