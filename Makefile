@@ -1,9 +1,11 @@
 # chadthrottle. `make run` and `make test` do all their own set-up on Debian 12 with Rust.
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
-# Root tests and the demonstration need root; building does not.
+# Tests and the demonstration need root; building does not. An empty runner is an error.
+ifneq ($(SUDO),)
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER = $(SUDO)
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER = $(SUDO)
+endif
 
 BUILD_PACKAGES := gcc libc6-dev iproute2
 TEST_PACKAGES := $(BUILD_PACKAGES) bpftool iperf3 curl nftables util-linux procps
