@@ -3,6 +3,7 @@
 use super::running;
 use crate::{
     lab::Family::V4,
+    rates,
     stage::{
         Direction::{Download, Upload},
         Stage,
@@ -20,15 +21,20 @@ pub fn process_exit_ends_the_run(backend: &str) {
     stage.end();
 }
 
-/// One of two targets ends: the other stays limited.
+/// One of two targets ends: the other stays limited. What the one that ended left unused, up to
+/// half a second of the rate, is first made up for at no more than 110 %.
 pub fn one_of_two_targets_ends(backend: &str) {
+    const MAKES_UP: f64 = 0.12;
     let stage = Stage::new(backend);
     let stays = running(&stage, Upload, V4, |plan| plan);
     let ends = running(&stage, Upload, V4, |plan| plan);
     let (first, second) = (stays.near.pid().to_string(), ends.near.pid().to_string());
     let throttle = stage.run(&["-u", "10mbit", "--pid", &first, "--pid", &second]);
     drop(ends);
-    stays.assert_limited("the one that stays");
+    std::thread::sleep(super::SETTLE);
+    let bins = stays.far.watch(super::MEASURE);
+    rates::assert_rate("the one that stays", &bins, rates::TEN_MBIT, MAKES_UP);
+    stays.assert_limited("the one that stays, later");
     throttle.stop();
     stage.end();
 }
