@@ -64,10 +64,10 @@ impl Attachments {
     pub(super) fn reconcile(&mut self, tools: &mut Tools<'_>, needed: &Needed) -> Result<()> {
         self.drop_replaced(tools);
         let mut used = Vec::new();
-        for (path, id) in needed {
+        for path in needed.keys() {
             match self.covering(path) {
                 Some(place) => used.push(place),
-                None => used.push(self.attach_near(tools, path, *id)?),
+                None => used.push(self.attach_near(tools, path)?),
             }
         }
         let surplus: Vec<PathBuf> = self
@@ -111,7 +111,7 @@ impl Attachments {
     }
 
     /// Attaches to `path`, or to the nearest ancestor that takes us. Returns where.
-    fn attach_near(&mut self, tools: &mut Tools<'_>, path: &Path, id: u64) -> Result<PathBuf> {
+    fn attach_near(&mut self, tools: &mut Tools<'_>, path: &Path) -> Result<PathBuf> {
         let mut first_error = None;
         for place in path.ancestors() {
             if !place.starts_with(&tools.cgroups.mount) {
@@ -122,7 +122,6 @@ impl Attachments {
             }
             match self.attach(tools, place) {
                 Ok(attachment) => {
-                    debug_assert!(place != path || attachment.id == id);
                     if place != path {
                         info!(
                             "{} does not take our programs; {} does",
