@@ -1,10 +1,10 @@
-//! One run: a backend, its engine, one limit, and the way back.
+//! One run: backends, their engines, the limits in force, and the way back.
 //!
 //! Order matters here. The journal first, which fails without privileges, then leftovers of
 //! dead instances, the guardian, the claim, and only then is anything touched. On the way out: the
-//! limit, the engine, the leaves, the guardian, the journal.
+//! limits, the engines, the leaves, the guardian, the journal.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use tracing::{info, warn};
 
@@ -22,19 +22,34 @@ use crate::{
 };
 
 /// Limits in force, and everything needed to take them back.
+///
+/// A session has any number of limits, each with its own targets; the [`LimitId`]s are its own,
+/// not those of an engine. An engine runs from the first limit of its backend to the last.
 pub struct Session {
     host: Host,
     backends: Vec<Box<dyn Backend>>,
     journal: Journal,
     guardian: Option<Guardian>,
     leaves: Vec<Leaf>,
-    running: Option<Running>,
+    engines: Engines,
+    limits: BTreeMap<LimitId, Held>,
+    next: u32,
 }
 
-/// What `start` made.
-struct Running {
-    engine: Box<dyn Engine>,
-    limit: LimitId,
+/// The engines that serve a limit, at most one a backend.
+type Engines = Vec<(BackendId, Box<dyn Engine>)>;
+
+/// A limit in force.
+#[derive(Debug)]
+pub struct Held {
+    /// Who enforces it.
+    pub backend: BackendId,
+    /// Who is limited; all of them share `limits`.
+    pub targets: Vec<Target>,
+    /// How much may pass.
+    pub limits: Limits,
+    /// What its engine calls it.
+    id: LimitId,
 }
 
 impl Session {
@@ -52,7 +67,9 @@ impl Session {
             journal,
             guardian: Some(guardian),
             leaves: Vec::new(),
-            running: None,
+            engines: Engines::new(),
+            limits: BTreeMap::new(),
+            next: 0,
         })
     }
 
@@ -66,57 +83,78 @@ impl Session {
     }
 
     /// Claims the targets, picks the first backend that works here and for them, and limits.
+    /// Refused when another limit, of this session or of another instance, covers one of them.
     ///
     /// A backend that probed well and fails on the real target has undone what it did; with
     /// no `choice` the next one is tried.
-    pub fn start(
+    pub fn add(
         &mut self,
         choice: Option<BackendId>,
         targets: &[Target],
         limits: &Limits,
-    ) -> Result<Selection> {
+    ) -> Result<(LimitId, Selection)> {
         let candidates = candidates(&self.backends, choice)?;
-        self.journal.claim(&targets.iter().map(claim_of).collect::<Vec<_>>())?;
-
-        let mut rejected: Vec<Rejected> = Vec::new();
-        let mut first_error = None;
-        for backend in candidates {
-            if let Some(last) = rejected.last() {
-                info!("not using {}: {}", last.backend, last.reason);
+        let claims = claims_of(targets);
+        self.journal.claim(&claims)?;
+        let place = Place { host: &self.host, journal: &self.journal, targets, limits };
+        match place.with_first(&candidates, &mut self.engines) {
+            Ok((engine_id, selection)) => {
+                let id = LimitId(self.next);
+                self.next += 1;
+                let held = Held {
+                    backend: selection.chosen,
+                    targets: targets.to_vec(),
+                    limits: *limits,
+                    id: engine_id,
+                };
+                self.limits.insert(id, held);
+                Ok((id, selection))
             }
-            match attempt(backend, &self.host, &self.journal, targets, limits) {
-                Ok(running) => {
-                    let attach = running.engine.attach_kind();
-                    self.running = Some(running);
-                    return Ok(Selection { chosen: backend.id(), attach, rejected });
+            Err(error) => {
+                if let Err(second) = self.journal.unclaim(&claims) {
+                    warn!("{second}");
                 }
-                Err(error) if !is_about_backend(&error) => return Err(error),
-                Err(error) => {
-                    rejected
-                        .push(Rejected { backend: backend.id(), reason: error.to_string() });
-                    first_error.get_or_insert(error);
-                }
+                Err(error)
             }
         }
-        Err(no_backend(first_error, rejected.len()))
     }
 
-    /// Changes the rates in place.
-    pub fn update(&mut self, limits: &Limits) -> Result<()> {
-        let running = self.running.as_mut().ok_or_else(not_started)?;
-        running.engine.update(running.limit, limits)
+    /// Changes the rates of a limit in place.
+    pub fn update(&mut self, id: LimitId, limits: &Limits) -> Result<()> {
+        let held = self.limits.get_mut(&id).ok_or_else(unknown)?;
+        let engine = engine(&mut self.engines, held.backend)?;
+        engine.update(held.id, limits)?;
+        held.limits = *limits;
+        Ok(())
     }
 
     /// What passed since the limit came into force.
-    pub fn counters(&self) -> Result<Counters> {
-        let running = self.running.as_ref().ok_or_else(not_started)?;
-        running.engine.counters(running.limit)
+    pub fn counters(&self, id: LimitId) -> Result<Counters> {
+        let held = self.limits.get(&id).ok_or_else(unknown)?;
+        let engine = self.engines.iter().find(|(backend, _)| *backend == held.backend);
+        engine.ok_or_else(unknown)?.1.counters(held.id)
     }
 
-    /// Keeps the limit true; call it about once a second.
+    /// The limits in force, oldest first.
+    pub fn limits(&self) -> impl Iterator<Item = (LimitId, &Held)> {
+        self.limits.iter().map(|(id, held)| (*id, held))
+    }
+
+    /// Keeps the limits true; call it about once a second.
     pub fn refresh(&mut self) -> Vec<Notice> {
-        let mut notices =
-            self.running.as_mut().map(|running| running.engine.refresh()).unwrap_or_default();
+        let mut notices = Vec::new();
+        for (backend, engine) in &mut self.engines {
+            for notice in engine.refresh() {
+                match notice {
+                    Notice::TargetEnded(ended) => {
+                        let ours = |held: &Held| held.backend == *backend && held.id == ended;
+                        let found = self.limits.iter().find(|(_, held)| ours(held));
+                        notices.extend(found.map(|(id, _)| Notice::TargetEnded(*id)));
+                    }
+                    warning @ Notice::Warning(_) => notices.push(warning),
+                }
+            }
+        }
         if self.guardian.as_mut().is_some_and(|guardian| !guardian.is_alive()) {
             self.guardian = None;
             notices.push(Notice::Warning(
@@ -128,20 +166,37 @@ impl Session {
         notices
     }
 
-    /// Lifts the limit, but keeps the leaves: a command goes on unlimited.
-    pub fn lift(&mut self) -> (Counters, Result<()>) {
-        let Some(running) = self.running.take() else {
-            return (Counters::default(), Ok(()));
+    /// Lifts one limit, and stops its engine when it serves no other; leaves stay: a command
+    /// goes on unlimited. Returns what passed in all.
+    pub fn lift(&mut self, id: LimitId) -> (Counters, Result<()>) {
+        let Some(held) = self.limits.remove(&id) else {
+            return (Counters::default(), Err(unknown()));
         };
-        let Running { mut engine, limit } = running;
-        let removed = engine.remove(limit);
-        let counters = removed.as_ref().copied().unwrap_or_default();
-        (counters, removed.map(drop).and(engine.stop()))
+        let (counters, mut outcome) = match engine(&mut self.engines, held.backend) {
+            Ok(engine) => match engine.remove(held.id) {
+                Ok(counters) => (counters, Ok(())),
+                Err(error) => (Counters::default(), Err(error)),
+            },
+            Err(error) => (Counters::default(), Err(error)),
+        };
+        if self.limits.values().all(|other| other.backend != held.backend) {
+            for (_, engine) in
+                self.engines.extract_if(.., |(backend, _)| *backend == held.backend)
+            {
+                outcome = outcome.and(engine.stop());
+            }
+        }
+        // What could not be lifted stays ours: nobody else should limit it meanwhile.
+        let outcome = outcome.and_then(|()| self.journal.unclaim(&claims_of(&held.targets)));
+        (counters, outcome)
     }
 
-    /// Takes back everything. Goes on after an error; returns the first, and what passed.
-    pub fn finish(mut self) -> (Counters, Result<()>) {
-        let (counters, mut outcome) = self.lift();
+    /// Takes back everything. Goes on after an error and returns the first.
+    pub fn finish(mut self) -> Result<()> {
+        let mut outcome = Ok(());
+        for id in self.limits.keys().copied().collect::<Vec<_>>() {
+            outcome = outcome.and(self.lift(id).1);
+        }
         for leaf in self.leaves.drain(..).rev() {
             outcome = outcome.and(leaf.remove());
         }
@@ -153,7 +208,7 @@ impl Session {
         {
             outcome = guardian.release();
         }
-        (counters, outcome)
+        outcome
     }
 }
 
@@ -174,26 +229,73 @@ pub fn undo_with(
     }
 }
 
-fn attempt(
-    backend: &dyn Backend,
-    host: &Host,
-    journal: &Journal,
-    targets: &[Target],
-    limits: &Limits,
-) -> Result<Running> {
-    if let Some(rejection) = rejection(backend, host) {
-        return Err(rejection);
-    }
-    let mut engine = backend.start(host, journal)?;
-    match engine.add(targets, limits) {
-        Ok(limit) => Ok(Running { engine, limit }),
-        Err(error) => {
-            if let Err(second) = engine.stop() {
-                warn!("{second}");
+/// One limit that is looking for its engine.
+struct Place<'a> {
+    host: &'a Host,
+    journal: &'a Journal,
+    targets: &'a [Target],
+    limits: &'a Limits,
+}
+
+impl Place<'_> {
+    /// With the first backend that takes it; its id there.
+    fn with_first(
+        &self,
+        candidates: &[&dyn Backend],
+        engines: &mut Engines,
+    ) -> Result<(LimitId, Selection)> {
+        let mut rejected: Vec<Rejected> = Vec::new();
+        let mut first_error = None;
+        for backend in candidates {
+            if let Some(last) = rejected.last() {
+                info!("not using {}: {}", last.backend, last.reason);
             }
-            Err(error)
+            let chosen = backend.id();
+            match self.with(*backend, engines) {
+                Ok((id, attach)) => return Ok((id, Selection { chosen, attach, rejected })),
+                Err(error) if !is_about_backend(&error) => return Err(error),
+                Err(error) => {
+                    rejected.push(Rejected { backend: chosen, reason: error.to_string() });
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        Err(no_backend(first_error, rejected.len()))
+    }
+
+    /// With this backend: its engine when it runs, else a new one. Also says how it attaches.
+    fn with(
+        &self,
+        backend: &dyn Backend,
+        engines: &mut Engines,
+    ) -> Result<(LimitId, &'static str)> {
+        if let Ok(engine) = engine(engines, backend.id()) {
+            let id = engine.add(self.targets, self.limits)?;
+            return Ok((id, engine.attach_kind()));
+        }
+        if let Some(rejection) = rejection(backend, self.host) {
+            return Err(rejection);
+        }
+        let mut engine = backend.start(self.host, self.journal)?;
+        match engine.add(self.targets, self.limits) {
+            Ok(id) => {
+                let attach = engine.attach_kind();
+                engines.push((backend.id(), engine));
+                Ok((id, attach))
+            }
+            Err(error) => {
+                if let Err(second) = engine.stop() {
+                    warn!("{second}");
+                }
+                Err(error)
+            }
         }
     }
+}
+
+fn engine(engines: &mut Engines, id: BackendId) -> Result<&mut Box<dyn Engine>> {
+    let found = engines.iter_mut().find(|(backend, _)| *backend == id);
+    found.map(|(_, engine)| engine).ok_or_else(unknown)
 }
 
 /// Whether another backend could do better: not when the target or the request is at fault.
@@ -217,13 +319,14 @@ fn no_backend(first: Option<Error>, tried: usize) -> Error {
     }
 }
 
-fn claim_of(target: &Target) -> Claim {
-    match target {
+fn claims_of(targets: &[Target]) -> Vec<Claim> {
+    let claim = |target: &Target| match target {
         Target::Process(process) => Claim::Process(process.key),
         Target::Cgroup(cgroup) => Claim::Cgroup { path: cgroup.path.clone() },
-    }
+    };
+    targets.iter().map(claim).collect()
 }
 
-fn not_started() -> Error {
-    Error::new(ErrorKind::Failed, "read", "the limit").meaning("No limit has been started.")
+fn unknown() -> Error {
+    Error::new(ErrorKind::Failed, "find", "the limit").meaning("It is not in force (any more).")
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chadthrottle_core::{Error, Result, Target, session::Session};
+use chadthrottle_core::{Error, LimitId, Result, Target, session::Session};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -37,10 +37,10 @@ pub(super) enum End {
 }
 
 impl Hold<'_> {
-    /// Waits, with limits in force (a session and where to report) or without.
+    /// Waits, with limits in force (a session, which of its limits, and where to report) or without.
     pub(super) fn hold(
         mut self,
-        mut limits: Option<(&mut Session, &mut Report)>,
+        mut limits: Option<(&mut Session, LimitId, &mut Report)>,
     ) -> Result<End> {
         let targets = self.targets;
         let mut alive: Vec<BorrowedFd<'_>> = targets.iter().filter_map(pidfd).collect();
@@ -52,8 +52,8 @@ impl Hold<'_> {
             }
             if now >= next_tick {
                 next_tick = now + TICK;
-                if let Some((session, report)) = &mut limits {
-                    let is_over = report.tick(session);
+                if let Some((session, id, report)) = &mut limits {
+                    let is_over = report.tick(session, *id);
                     if is_over && self.command.is_none() {
                         return Ok(End::Done);
                     }

@@ -51,8 +51,7 @@ fn checked(args: &RunArgs) -> Result<Exit, Failure> {
 
     let mut session = Session::open(host, backends::built())?;
     let outcome = limited(&mut session, args, targets, report, &mut signals);
-    let (_, released) = session.finish();
-    match (outcome, released) {
+    match (outcome, session.finish()) {
         (Ok(exit), Ok(())) => Ok(exit),
         (Ok(_), Err(error)) => Err(error.into()),
         (Err(failure), Ok(())) => Err(failure),
@@ -79,7 +78,7 @@ fn limited(
     if let Some(leaf) = &leaf {
         targets.push(targets::command(leaf, args));
     }
-    let selection = session.start(args.backend.0, &targets, &limits)?;
+    let (id, selection) = session.add(args.backend.0, &targets, &limits)?;
     let enforced = Instant::now();
     report.enforced(&selection, &targets, &limits);
 
@@ -93,9 +92,9 @@ fn limited(
         targets: &targets,
         until: args.duration.and_then(|duration| enforced.checked_add(duration)),
     }
-    .hold(Some((&mut *session, &mut report)))?;
+    .hold(Some((&mut *session, id, &mut report)))?;
 
-    let (totals, lifted) = session.lift();
+    let (totals, lifted) = session.lift(id);
     report.released(totals);
     if !args.quiet {
         log::say(summary::Summary {

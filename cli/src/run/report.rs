@@ -6,7 +6,7 @@ use std::{
 };
 
 use chadthrottle_core::{
-    Counters, Direction, Limits, Notice, Target, backend::Count, selection::Selection,
+    Counters, Direction, LimitId, Limits, Notice, Target, backend::Count, selection::Selection,
     session::Session,
 };
 use tracing::{info, warn};
@@ -55,7 +55,7 @@ impl Report {
     }
 
     /// Keeps the limits true and says what passed; whether all targets have ended.
-    pub(super) fn tick(&mut self, session: &mut Session) -> bool {
+    pub(super) fn tick(&mut self, session: &mut Session, id: LimitId) -> bool {
         let mut is_over = false;
         for notice in session.refresh() {
             match notice {
@@ -63,7 +63,7 @@ impl Report {
                 Notice::TargetEnded(_) => is_over = true,
             }
         }
-        match session.counters() {
+        match session.counters(id) {
             Ok(counters) => self.stats(counters),
             Err(error) => self.warn(&error.to_string()),
         }

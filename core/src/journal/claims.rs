@@ -36,7 +36,7 @@ impl Claim {
     }
 }
 
-/// A claim that another instance has been quicker with.
+/// A claim that collides with an earlier one.
 #[derive(Debug)]
 pub(super) struct Conflict {
     claim: Claim,
@@ -48,17 +48,20 @@ pub(super) struct Conflict {
 
 impl Conflict {
     pub(super) fn error(&self, host: &Host) -> Error {
-        let pid = self.owner.pid;
-        Error::new(ErrorKind::Failed, "limit", self.claim.describe(host))
-            .meaning(format!(
-                "chadthrottle (pid {pid}) already limits {}.",
-                self.with.describe(host)
-            ))
+        let error = Error::new(ErrorKind::Failed, "limit", self.claim.describe(host));
+        let (pid, with) = (self.owner.pid, self.with.describe(host));
+        if std::process::id().cast_signed() == pid {
+            return error
+                .meaning(format!("It is, wholly or partly, under the limit on {with} already."))
+                .advice("Change that limit, or lift it first.");
+        }
+        error
+            .meaning(format!("chadthrottle (pid {pid}) already limits {with}."))
             .advice("Stop it, or change its limit instead.")
     }
 }
 
-/// The first of `claims` that collides with one of another instance.
+/// The first of `claims` that collides with one of these instances.
 pub(super) fn conflict(host: &Host, claims: &[Claim], others: &[Instance]) -> Option<Conflict> {
     if others.iter().all(|other| other.claims.is_empty()) {
         return None; // Saves looking at all processes.

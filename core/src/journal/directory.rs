@@ -142,10 +142,7 @@ pub(super) fn live_except(host: &Host, own: &Path) -> Result<Vec<Instance>> {
         if try_lock(&file, &path)? {
             continue;
         }
-        let contents = JournalFile::new(file, path).read()?;
-        if let Some(Header { owner, command, .. }) = contents.header {
-            found.push(Instance { owner, command, claims: contents.claims });
-        }
+        found.extend(JournalFile::new(file, path).read()?.instance());
     }
     Ok(found)
 }

@@ -14,7 +14,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{claims::Claim, undo::Undo};
+use super::{claims::Claim, directory::Instance, undo::Undo};
 use crate::{
     backend::BackendId,
     error::{Error, ErrorKind, Result},
@@ -97,6 +97,12 @@ impl Contents {
             }
         }
         contents
+    }
+
+    /// Whose it is; `None` when that was never written.
+    pub(super) fn instance(self) -> Option<Instance> {
+        let Header { owner, command, .. } = self.header?;
+        Some(Instance { owner, command, claims: self.claims })
     }
 }
 

@@ -103,14 +103,14 @@ impl Journal {
         self.inner.file.append(&Line::Done { entry: entry.0 })
     }
 
-    /// Claims targets, all or none. Refused with the other instance's pid when one of them,
-    /// or something above or below it, is claimed by a living instance.
+    /// Claims targets, all or none. Refused with the instance's pid when one of them, or
+    /// something above or below it, is claimed by a living instance or already by this one.
     pub fn claim(&self, claims: &[Claim]) -> Result<()> {
         let host = &self.inner.host;
         let deadline = Instant::now() + GUARDIAN_PATIENCE;
         loop {
             let lock = directory::lock(host)?;
-            let Some(conflict) = claims::conflict(host, claims, &self.others()?) else {
+            let Some(conflict) = claims::conflict(host, claims, &self.instances()?) else {
                 let _entries = self.entries();
                 return self.inner.file.append(&Line::Claim(claims.to_vec()));
             };
@@ -185,9 +185,11 @@ impl Journal {
         })
     }
 
-    /// The other living instances.
-    fn others(&self) -> Result<Vec<Instance>> {
-        directory::live_except(&self.inner.host, self.path())
+    /// The other living instances, and this one.
+    fn instances(&self) -> Result<Vec<Instance>> {
+        let mut instances = directory::live_except(&self.inner.host, self.path())?;
+        instances.extend(self.inner.file.read()?.instance());
+        Ok(instances)
     }
 
     /// Also serves as the lock that keeps lines whole and in order.

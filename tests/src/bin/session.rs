@@ -1,10 +1,11 @@
-//! `session PID`: what `chadthrottle run --pid PID` does, with rates that change meanwhile.
+//! `session BACKEND PID...`: what the live view does, one limit a process, with rates that change.
 //!
-//! Each line of standard input sets one rate ("download 5mbit"): the first starts the limit,
-//! later ones change it in place. Each is answered by a line "set". The end of the input lifts
-//! the limit. No command of chadthrottle changes a limit, so this reaches into its code.
+//! Each line of standard input changes the limit of one of the pids, counted from 0: "1 download
+//! 5mbit" starts it or changes it in place, "1 lift" lifts it. Each is answered by a line "set",
+//! or "refused: REASON". The end of the input lifts what is left.
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     io::{self, BufRead},
     sync::mpsc::{RecvTimeoutError, channel},
@@ -14,25 +15,34 @@ use std::{
 
 use chadthrottle_backends::ebpf::EbpfBackend;
 use chadthrottle_core::{
-    Backend, Host, Limit, Limits, Target, guardian, process::Process, session, session::Session,
+    Backend, BackendId, Host, Limit, LimitId, Limits, Target, guardian,
+    process::Process,
+    session::{self, Session},
 };
 
 /// How often a run keeps its limits true.
 const TICK: Duration = Duration::from_secs(1);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let word = std::env::args().nth(1).ok_or("usage: session PID")?;
+    let mut words = std::env::args().skip(1);
+    let word = words.next().ok_or("usage: session BACKEND PID...")?;
     if word == guardian::ARGUMENT {
         let undo = &mut |id, undo: &_, held: &_, all: &_| {
             session::undo_with(&backends(), &Host::detect()?, id, undo, held, all)
         };
         return Ok(guardian::main(undo)?);
     }
+    let backend = BackendId::ALL.into_iter().find(|id| id.to_string() == word);
     let host = Host::detect()?;
-    let targets = [Target::Process(Process::open(&host, word.parse()?)?)];
-    let mut session = Session::open(host, backends())?;
-    let held = hold(&mut session, &targets);
-    session.finish().1?;
+    let mut targets = Vec::new();
+    for pid in words {
+        targets.push(Target::Process(Process::open(&host, pid.parse()?)?));
+    }
+    let session = Session::open(host, backends())?;
+    let mut adjusted =
+        Adjusted { session, backend, targets: &targets, limits: BTreeMap::new() };
+    let held = adjusted.hold();
+    adjusted.session.finish()?;
     held
 }
 
@@ -40,42 +50,68 @@ fn backends() -> Vec<Box<dyn Backend>> {
     vec![Box::new(EbpfBackend)]
 }
 
-/// Does what the lines say until there are no more.
-fn hold(session: &mut Session, targets: &[Target]) -> Result<(), Box<dyn Error>> {
-    let (sender, lines) = channel();
-    thread::spawn(move || {
-        // Whoever does not listen any more has failed and says so.
-        io::stdin().lock().lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-    });
-    let mut limits = Limits::default();
-    loop {
-        match lines.recv_timeout(TICK) {
-            Ok(line) => {
-                let started = !limits.is_empty();
-                set(&mut limits, &line)?;
-                if started {
-                    session.update(&limits)?;
-                } else {
-                    session.start(None, targets, &limits)?;
-                }
-                println!("set");
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                session.refresh().iter().for_each(|notice| eprintln!("{notice:?}"));
-            }
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
-        }
-    }
+/// A session whose limits come and go.
+struct Adjusted<'a> {
+    session: Session,
+    backend: Option<BackendId>,
+    targets: &'a [Target],
+    /// By the number of the target.
+    limits: BTreeMap<usize, (LimitId, Limits)>,
 }
 
-/// "download 5mbit"
-fn set(limits: &mut Limits, line: &str) -> Result<(), Box<dyn Error>> {
-    let (direction, rate) = line.split_once(' ').ok_or("DIRECTION RATE")?;
-    let limit = Some(Limit { rate: rate.parse()? });
-    match direction {
-        "download" => limits.download = limit,
-        "upload" => limits.upload = limit,
-        _ => return Err(format!("{direction} is no direction").into()),
+impl Adjusted<'_> {
+    /// Does what the lines say until there are no more.
+    fn hold(&mut self) -> Result<(), Box<dyn Error>> {
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            // Whoever does not listen any more has failed and says so.
+            io::stdin()
+                .lock()
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
+        loop {
+            match lines.recv_timeout(TICK) {
+                Ok(line) => match self.change(&line)? {
+                    Ok(()) => println!("set"),
+                    Err(refusal) => println!("refused: {refusal}"),
+                },
+                Err(RecvTimeoutError::Timeout) => {
+                    self.session.refresh().iter().for_each(|notice| eprintln!("{notice:?}"));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
     }
-    Ok(())
+
+    /// "1 download 5mbit", "1 lift"
+    fn change(&mut self, line: &str) -> Result<chadthrottle_core::Result<()>, Box<dyn Error>> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let number: usize = words[0].parse()?;
+        let target = self.targets.get(number).ok_or("no such target")?;
+        if let [_, "lift"] = words[..] {
+            let (id, _) = self.limits.remove(&number).ok_or("not limited")?;
+            return Ok(self.session.lift(id).1);
+        }
+        let [_, direction, rate] = words[..] else { return Err("N DIRECTION RATE".into()) };
+        let (id, mut limits) = match self.limits.get(&number) {
+            Some((id, limits)) => (Some(*id), *limits),
+            None => (None, Limits::default()),
+        };
+        let limit = Some(Limit { rate: rate.parse()? });
+        match direction {
+            "download" => limits.download = limit,
+            "upload" => limits.upload = limit,
+            _ => return Err(format!("{direction} is no direction").into()),
+        }
+        let target = std::slice::from_ref(target);
+        let outcome = match id {
+            Some(id) => self.session.update(id, &limits).map(|()| id),
+            None => self.session.add(self.backend, target, &limits).map(|(id, _)| id),
+        };
+        Ok(outcome.map(|id| {
+            self.limits.insert(number, (id, limits));
+        }))
+    }
 }

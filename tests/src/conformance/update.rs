@@ -1,7 +1,7 @@
-//! Rates that change while a transfer runs.
+//! Limits that change while transfers run, and several in one session.
 //!
-//! chadthrottle has no command for it yet: the tool `session` does it with the eBPF backend, so
-//! these cases are not among those of every backend.
+//! The command line's run is one limit that stays: the tool `session` does what the live view
+//! does, through the same library.
 
 use std::{thread, time::Duration};
 
@@ -31,27 +31,34 @@ const LATE: f64 = 0.4;
 /// second's worth make it 1.5.
 const BURST: f64 = 1.8;
 
-/// A limit that can be changed.
+/// A session with a limit for each of some processes.
 struct Adjustable {
     session: Running,
     direction: Direction,
-    sets: usize,
+    answers: usize,
 }
 
 impl Adjustable {
-    fn start(stage: &Stage, direction: Direction, pid: u32) -> Self {
+    fn start(stage: &Stage, backend: &str, direction: Direction, pids: &[u32]) -> Self {
         let mut command = stage.runner().command(tool("session"));
-        command.arg(pid.to_string()).env(throttle::RUN_DIR, stage.run_dir());
-        Self { session: Running::start(&mut command), direction, sets: 0 }
+        command.arg(backend).args(pids.iter().map(u32::to_string));
+        command.env(throttle::RUN_DIR, stage.run_dir());
+        Self { session: Running::start(&mut command), direction, answers: 0 }
     }
 
-    /// Sets the rate; it is set when this returns.
-    fn set(&mut self, mbit: f64) {
+    /// Says something of the process with this number; returns the answer.
+    fn tell(&mut self, number: usize, what: &str) -> String {
+        self.session.tell(&format!("{number} {what}"));
+        self.answers += 1;
+        let answered = || self.session.stdout().len() >= self.answers;
+        assert!(crate::process::eventually(SETTLE, answered), "{}", self.session.stderr());
+        self.session.stdout().swap_remove(self.answers - 1)
+    }
+
+    /// Sets a rate; it is set when this returns.
+    fn set(&mut self, number: usize, mbit: f64) {
         let direction = format!("{:?}", self.direction).to_lowercase();
-        self.session.tell(&format!("{direction} {mbit}mbit"));
-        self.sets += 1;
-        let set = || self.session.stdout().len() >= self.sets;
-        assert!(crate::process::eventually(SETTLE, set), "{}", self.session.stderr());
+        assert_eq!(self.tell(number, &format!("{direction} {mbit}mbit")), "set");
     }
 
     fn end(mut self) {
@@ -69,15 +76,15 @@ fn lateness(bins: &[u64], old: f64, new: f64) -> f64 {
 }
 
 /// 10, 2, 20 Mbit/s, with an RTT in milliseconds.
-fn update(direction: Direction, rtt: u64) {
-    let stage = Stage::with_rtt("ebpf", Duration::from_millis(rtt));
+fn update(backend: &str, direction: Direction, rtt: u64) {
+    let stage = Stage::with_rtt(backend, Duration::from_millis(rtt));
     let transfer = running(&stage, direction, V4, |plan| plan);
-    let mut limit = Adjustable::start(&stage, direction, transfer.near.pid());
-    limit.set(10.0);
+    let mut limit = Adjustable::start(&stage, backend, direction, &[transfer.near.pid()]);
+    limit.set(0, 10.0);
     thread::sleep(2 * SETTLE);
     for (old, new) in [(10.0, 2.0), (2.0, 20.0_f64)] {
         let changed = now_ms();
-        limit.set(new);
+        limit.set(0, new);
         thread::sleep(JUDGED + MEASURE);
         let bins = transfer.receiver().timed_bins().into_iter();
         let bins: Vec<u64> = bins.filter(|(at, _)| *at > changed).map(|bin| bin.1).collect();
@@ -96,21 +103,53 @@ fn update(direction: Direction, rtt: u64) {
 }
 
 /// Downloading.
-pub fn download() {
-    update(Download, 0);
+pub fn download(backend: &str) {
+    update(backend, Download, 0);
 }
 
 /// Uploading.
-pub fn upload() {
-    update(Upload, 0);
+pub fn upload(backend: &str) {
+    update(backend, Upload, 0);
 }
 
 /// Downloading with an RTT of 20 ms.
-pub fn with_rtt_download() {
-    update(Download, 20);
+pub fn with_rtt_download(backend: &str) {
+    update(backend, Download, 20);
 }
 
 /// Uploading with an RTT of 20 ms.
-pub fn with_rtt_upload() {
-    update(Upload, 20);
+pub fn with_rtt_upload(backend: &str) {
+    update(backend, Upload, 20);
+}
+
+/// Two limits of one session: each its own rate, changed and lifted without touching the other;
+/// a target is limited once only, and free again when its limit is lifted.
+pub fn two_limits_of_one_session(backend: &str) {
+    let stage = Stage::new(backend);
+    let [one, two] = [(); 2].map(|()| running(&stage, Upload, V4, |plan| plan));
+    let pids = [one.near.pid(), two.near.pid(), one.near.pid()];
+    let mut limits = Adjustable::start(&stage, backend, Upload, &pids);
+    let judge = |what: &str, mbit: [f64; 2]| {
+        thread::sleep(SETTLE);
+        let before = two.far.bins().len();
+        let first = one.far.watch(MEASURE);
+        rates::assert_rate(what, &first, mbit[0] * MBIT, TOLERANCE);
+        rates::assert_rate(what, &two.far.bins()[before..], mbit[1] * MBIT, TOLERANCE);
+    };
+    limits.set(0, 10.0);
+    limits.set(1, 5.0);
+    judge("side by side", [10.0, 5.0]);
+    limits.set(0, 2.0);
+    judge("one changed", [2.0, 5.0]);
+    let again = limits.tell(2, "upload 1mbit");
+    assert!(again.starts_with("refused: ") && again.contains("already"), "{again}");
+    assert_eq!(limits.tell(0, "lift"), "set");
+    one.assert_recovers("lifted");
+    let before = two.far.bins().len();
+    limits.set(2, 10.0);
+    one.assert_limited("limited again");
+    rates::assert_rate("left alone", &two.far.bins()[before..], 5.0 * MBIT, TOLERANCE);
+    limits.end();
+    two.assert_recovers("at the end");
+    stage.end();
 }
