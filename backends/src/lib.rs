@@ -7,5 +7,7 @@
 pub mod bpf;
 pub mod btf;
 pub mod ebpf;
+pub mod links;
 pub mod netns;
+pub mod rtnetlink;
 pub mod sockets;
