@@ -9,5 +9,6 @@ pub mod btf;
 pub mod ebpf;
 pub mod links;
 pub mod netns;
+pub mod rehearsal;
 pub mod rtnetlink;
 pub mod sockets;

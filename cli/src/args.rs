@@ -54,6 +54,12 @@ pub(crate) enum Command {
     /// The process that puts things back when its run is killed.
     #[command(hide = true, name = "__guardian")]
     Guardian,
+    /// The process in a scratch cgroup that a probe tries its backends on.
+    #[command(hide = true, name = "__rehearse")]
+    Rehearse {
+        /// The cgroup to make; empty where there is no cgroup v2.
+        cgroup: PathBuf,
+    },
 }
 
 /// Limit processes, units, cgroups or a command, and hold the limits until it ends.

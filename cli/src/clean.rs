@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 
+use chadthrottle_backends::rehearsal;
 use chadthrottle_core::{Error, Host, recover, session};
 
 use crate::{
@@ -39,7 +40,11 @@ fn sweep(host: &Host) -> (Vec<String>, Exit) {
         session::undo_with(&backends, host, id, undo, held, all)
     });
     let mut exit = Exit::Done;
-    let mut done = Vec::new();
+    let removed = rehearsal::sweep(host);
+    let mut done: Vec<String> = removed
+        .iter()
+        .map(|path| format!("done: remove the cgroup {} of a probe", path.display()))
+        .collect();
     for recover::Outcome { what, result } in outcomes {
         match result {
             Ok(()) => done.push(format!("done: {what}")),

@@ -16,6 +16,7 @@ mod units;
 use std::process::ExitCode;
 
 use args::Command;
+use chadthrottle_backends::rehearsal;
 
 fn main() -> ExitCode {
     let command = args::parse();
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
         Command::Receive(args) => demo::receive(&args),
         Command::Launch(args) => launch::launch(&args),
         Command::Guardian => guardian::guardian(),
+        Command::Rehearse { cgroup } => {
+            rehearsal::main(&cgroup).map(|()| exit::Exit::Done).map_err(exit::Failure::from)
+        }
     };
     let exit = outcome.unwrap_or_else(|failure| {
         log::say(format_args!("chadthrottle: {}", failure.error));

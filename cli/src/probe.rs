@@ -5,6 +5,7 @@ use std::{
     io::{self, Write},
 };
 
+use chadthrottle_backends::rehearsal::rehearse;
 use chadthrottle_core::{
     Backend, BackendId, Error, ErrorKind, Host, Result,
     check::{ProbeReport, Remedy, Verdict},
@@ -30,7 +31,7 @@ struct Answer {
 pub(crate) fn probe(args: &ProbeArgs) -> Result<Exit, Failure> {
     let host = Host::detect()?;
     let answers: Vec<Answer> =
-        asked(args)?.iter().map(|backend| ask(backend.as_ref(), &host)).collect();
+        asked(args)?.into_iter().map(|backend| ask(backend, &host)).collect();
     print(args, &answers).map_err(|error| Error::io("write", "the report", error))?;
     let works = answers.iter().any(|answer| answer.works);
     Ok(if works { Exit::Done } else { Exit::NoBackend })
@@ -49,9 +50,12 @@ fn asked(args: &ProbeArgs) -> Result<Vec<Box<dyn Backend>>> {
     Ok(built)
 }
 
-fn ask(backend: &dyn Backend, host: &Host) -> Answer {
-    let report = backend.probe(host);
-    Answer { backend: backend.id(), works: report.works(), report }
+fn ask(backend: Box<dyn Backend>, host: &Host) -> Answer {
+    let (id, mut report) = (backend.id(), backend.probe(host));
+    if report.works() {
+        report.checks.push(rehearse(backend, host));
+    }
+    Answer { backend: id, works: report.works(), report }
 }
 
 fn print(args: &ProbeArgs, answers: &[Answer]) -> io::Result<()> {
