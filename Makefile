@@ -7,7 +7,7 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER = $(SUDO)
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER = $(SUDO)
 endif
 
-BUILD_PACKAGES := gcc libc6-dev iproute2
+BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev iproute2
 TEST_PACKAGES := $(BUILD_PACKAGES) bpftool iperf3 curl nftables util-linux procps
 
 .PHONY: run build test lint unit conformance bench ebpf clean
