@@ -8,6 +8,7 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER = $(SUDO)
 endif
 
 BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev iproute2
+BENCH_PACKAGES = $(TEST_PACKAGES) iputils-ping python3-venv trickle wondershaper
 TEST_PACKAGES := $(BUILD_PACKAGES) bpftool iperf3 curl nftables util-linux procps
 
 .PHONY: run build test lint unit conformance bench ebpf clean
@@ -29,9 +30,10 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
 
-# Writes docs/benchmarks.md; ARGS="--grid standard tcp" for more or fewer cells.
-bench: packages-test build
+# Writes docs/benchmarks.md; ARGS='--grid brief --backend nft "tcp upload"' for other cells.
+bench: packages-bench build
 	cargo build --release --locked --package chadthrottle-tests
+	[ -x target/peers/bin/tt ] || { python3 -m venv target/peers && target/peers/bin/pip install -q traffictoll==1.5.0; }
 	$(SUDO) target/release/bench --output docs/benchmarks.md $(ARGS)
 
 # Rebuilds the kernel object that is checked in; users need not.
@@ -44,7 +46,8 @@ clean:
 # Installs what is missing, and nothing when nothing is.
 packages-run: PACKAGES = $(BUILD_PACKAGES)
 packages-test: PACKAGES = $(TEST_PACKAGES)
-packages-run packages-test:
+packages-bench: PACKAGES = $(BENCH_PACKAGES)
+packages-run packages-test packages-bench:
 	@missing=$$(for p in $(PACKAGES); do \
 	    dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; \
 	done); \

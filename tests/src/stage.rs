@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// Which way the limited payload goes, as the target sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Direction {
     /// To the target.
     Download,

@@ -1,6 +1,7 @@
-//! `session BACKEND PID...`: what the live view does, one limit a process, with rates that change.
+//! `session BACKEND TARGET...`: what the live view does, one limit a target (a pid, or the path of
+//! a cgroup), with rates that change.
 //!
-//! Each line of standard input changes the limit of one of the pids, counted from 0: "1 download
+//! Each line of standard input changes the limit of one of the targets, counted from 0: "1 download
 //! 5mbit" starts it or changes it in place, "1 lift" lifts it. Each is answered by a line "set",
 //! or "refused: REASON". The end of the input lifts what is left.
 
@@ -18,6 +19,7 @@ use chadthrottle_core::{
     Backend, BackendId, Host, Limit, LimitId, Limits, Target, guardian,
     process::Process,
     session::{self, Session},
+    target::CgroupTarget,
 };
 
 /// How often a run keeps its limits true.
@@ -25,7 +27,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut words = std::env::args().skip(1);
-    let word = words.next().ok_or("usage: session BACKEND PID...")?;
+    let word = words.next().ok_or("usage: session BACKEND TARGET...")?;
     if word == guardian::ARGUMENT {
         let undo = &mut |id, undo: &_, held: &_, all: &_| {
             session::undo_with(&backends(), &Host::detect()?, id, undo, held, all)
@@ -35,8 +37,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let backend = BackendId::ALL.into_iter().find(|id| id.to_string() == word);
     let host = Host::detect()?;
     let mut targets = Vec::new();
-    for pid in words {
-        targets.push(Target::Process(Process::open(&host, pid.parse()?)?));
+    for word in words {
+        targets.push(match word.parse() {
+            Ok(pid) => Target::Process(Process::open(&host, pid)?),
+            Err(_) => Target::Cgroup(CgroupTarget {
+                path: word.clone().into(),
+                name: word,
+                follow: false,
+            }),
+        });
     }
     let session = Session::open(host, backends())?;
     let mut adjusted =

@@ -32,14 +32,19 @@ const LATE: f64 = 0.4;
 const BURST: f64 = 1.8;
 
 /// A session with a limit for each of some processes.
-struct Adjustable {
+pub(crate) struct Adjustable {
     session: Running,
     direction: Direction,
     answers: usize,
 }
 
 impl Adjustable {
-    fn start(stage: &Stage, backend: &str, direction: Direction, pids: &[u32]) -> Self {
+    pub(crate) fn start(
+        stage: &Stage,
+        backend: &str,
+        direction: Direction,
+        pids: &[u32],
+    ) -> Self {
         let mut command = stage.runner().command(tool("session"));
         command.arg(backend).args(pids.iter().map(u32::to_string));
         command.env(throttle::RUN_DIR, stage.run_dir());
@@ -47,7 +52,7 @@ impl Adjustable {
     }
 
     /// Says something of the process with this number; returns the answer.
-    fn tell(&mut self, number: usize, what: &str) -> String {
+    pub(crate) fn tell(&mut self, number: usize, what: &str) -> String {
         self.session.tell(&format!("{number} {what}"));
         self.answers += 1;
         let answered = || self.session.stdout().len() >= self.answers;
@@ -56,12 +61,12 @@ impl Adjustable {
     }
 
     /// Sets a rate; it is set when this returns.
-    fn set(&mut self, number: usize, mbit: f64) {
+    pub(crate) fn set(&mut self, number: usize, mbit: f64) {
         let direction = format!("{:?}", self.direction).to_lowercase();
         assert_eq!(self.tell(number, &format!("{direction} {mbit}mbit")), "set");
     }
 
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         self.session.close_stdin();
         let status = self.session.wait(MEASURE);
         assert!(status.success(), "{}", self.session.stderr());
@@ -70,7 +75,7 @@ impl Adjustable {
 
 /// How late a change took effect, judged by the bytes of the time after it: as if the old rate
 /// had gone on for so many seconds and then the new one had held.
-fn lateness(bins: &[u64], old: f64, new: f64) -> f64 {
+pub(crate) fn lateness(bins: &[u64], old: f64, new: f64) -> f64 {
     let time = bins.len() as f64 * rates::BIN.as_secs_f64();
     (rates::mean(bins) / MBIT - new) * time / (old - new)
 }

@@ -38,6 +38,12 @@ pub struct Args {
     /// Offer this many Mbit/s in all instead of as much as goes
     #[arg(long)]
     pub rate: Option<f64>,
+    /// Make sockets without `SOCK_CLOEXEC` (trickle overlooks those that have it)
+    #[arg(long)]
+    pub plain: bool,
+    /// Stay connected but send nothing after this time (TCP)
+    #[arg(long)]
+    pub idle_after: Option<f64>,
     /// Begin when a line comes on standard input
     #[arg(long)]
     pub wait: bool,

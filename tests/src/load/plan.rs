@@ -89,6 +89,18 @@ impl Plan {
         self.with(format!("--seconds={seconds}"))
     }
 
+    /// With sockets made without `SOCK_CLOEXEC`.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        self.with("--plain")
+    }
+
+    /// Staying connected, but silent, after so long.
+    #[must_use]
+    pub fn idle_after(self, seconds: f64) -> Self {
+        self.with(format!("--idle-after={seconds}"))
+    }
+
     /// Offering so many Mbit/s.
     #[must_use]
     pub fn rate(self, mbit: f64) -> Self {
@@ -127,6 +139,13 @@ impl Plan {
         let mut command = place.command(tool("load"));
         command.args(&self.words);
         command
+    }
+
+    /// Starts it as an argument of another program, which must exec it.
+    pub fn start_through(&self, place: &Place, program: &str, flags: &[&str]) -> Load {
+        let mut command = place.command(program);
+        command.args(flags).args(self.words());
+        Load { running: Running::start(&mut command) }
     }
 
     /// Starts it; one that serves is ready when this returns.

@@ -43,7 +43,8 @@ pub(super) fn open(args: &Args) -> io::Result<Vec<TcpStream>> {
 fn stream_socket(args: &Args) -> io::Result<Socket> {
     let protocol = if args.mptcp { Protocol::MPTCP } else { Protocol::TCP };
     let domain = Domain::for_address(args.address()?);
-    let socket = Socket::new(domain, Type::STREAM, Some(protocol))?;
+    let new = if args.plain { Socket::new_raw } else { Socket::new };
+    let socket = new(domain, Type::STREAM, Some(protocol))?;
     socket.set_tcp_congestion(args.congestion.as_bytes())?;
     Ok(socket)
 }

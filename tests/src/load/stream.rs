@@ -5,7 +5,7 @@ use std::{
     net::TcpStream,
     sync::atomic::Ordering::Relaxed,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{Args, Meter, Role, meter::Pacer};
@@ -27,7 +27,7 @@ pub(super) fn transfer(args: &Args, streams: &[TcpStream]) -> io::Result<()> {
             let meter = &meter;
             scope.spawn(move || {
                 let outcome = match args.role {
-                    Role::Send => send(stream, flow, meter, rate),
+                    Role::Send => send(stream, flow, meter, rate, args.idle_after),
                     Role::Recv => receive(stream, flow, meter),
                 };
                 if let Err(error) = outcome {
@@ -51,11 +51,17 @@ pub(super) fn send(
     flow: usize,
     meter: &Meter,
     rate: Option<f64>,
+    idle_after: Option<f64>,
 ) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let chunk = vec![0; if rate.is_some() { PACED_CHUNK } else { CHUNK }];
     let mut pacer = Pacer::new(rate);
+    let begun = Instant::now();
     while !meter.stopped() {
+        if idle_after.is_some_and(|idle| begun.elapsed().as_secs_f64() > idle) {
+            thread::sleep(PATIENCE);
+            continue;
+        }
         pacer.pace(chunk.len());
         match stream.write(&chunk) {
             Ok(len) => meter.add(flow, len),

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
+    bench::record::Figure,
     lab::Family::V4,
     load::{Load, Plan, Role, now_ms},
     rates::TEN_MBIT,
@@ -16,47 +17,31 @@ const TIMES: usize = 5;
 /// After this long a reaction counts as none.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// One thing measured several times.
-#[derive(Debug, Clone)]
-pub struct Reaction {
-    /// What was measured.
-    pub what: String,
-    /// The most that is allowed.
-    pub target: Duration,
-    /// The times, sorted; [`PATIENCE`] for never.
-    pub times: Vec<Duration>,
-}
-
-impl Reaction {
-    fn new(what: &str, direction: Direction, target_ms: u64, mut times: Vec<Duration>) -> Self {
-        times.sort_unstable();
-        let what = format!("{what}, {direction:?}").to_lowercase();
-        Self { what, target: Duration::from_millis(target_ms), times }
-    }
-
-    /// The one in the middle.
-    pub fn median(&self) -> Duration {
-        self.times[self.times.len() / 2]
-    }
-
-    /// The longest.
-    pub fn worst(&self) -> Duration {
-        self.times[self.times.len() - 1]
-    }
-
-    /// Whether one of them took too long.
-    pub fn missed(&self) -> bool {
-        self.worst() > self.target
+/// Times of one thing, in its worst and its usual case.
+fn figure(
+    what: &str,
+    direction: Direction,
+    target_ms: u64,
+    mut times: Vec<Duration>,
+) -> Figure {
+    times.sort_unstable();
+    let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
+    Figure {
+        what: format!("{what}, {}", format!("{direction:?}").to_lowercase()),
+        value: Ok(format!("{} ms, worst {} ms", median.as_millis(), worst.as_millis())),
+        target: format!("at most {target_ms} ms"),
+        met: Some(median.as_millis() <= u128::from(target_ms)),
     }
 }
 
-/// Starts, slows, releases and kills, several times on one connection in each direction.
-pub fn measure(backend: &str) -> Vec<Reaction> {
+/// Starts, slows, releases and kills, several times on one connection in each direction, at 10
+/// Mbit/s of the 100 Mbit/s that are offered.
+pub(super) fn reactions(backend: &str) -> Vec<Figure> {
     let both = [Direction::Download, Direction::Upload];
     both.into_iter().flat_map(|direction| in_direction(backend, direction)).collect()
 }
 
-fn in_direction(backend: &str, direction: Direction) -> Vec<Reaction> {
+fn in_direction(backend: &str, direction: Direction) -> Vec<Figure> {
     let stage = Stage::new(backend);
     let (near, far) = match direction {
         Direction::Download => (Role::Recv, Role::Send),
@@ -86,10 +71,10 @@ fn in_direction(backend: &str, direction: Direction) -> Vec<Reaction> {
         }
     }
     vec![
-        Reaction::new("start to enforced", direction, 100, starts),
-        Reaction::new("start to an open connection at its limit", direction, 1000, slows),
-        Reaction::new("Ctrl-C to full speed", direction, 1000, releases),
-        Reaction::new("kill -9 to full speed", direction, 1000, kills),
+        figure("start to enforced", direction, 50, starts),
+        figure("start to an open connection at its limit", direction, 1000, slows),
+        figure("Ctrl-C to full speed", direction, 1000, releases),
+        figure("kill -9 to full speed", direction, 1000, kills),
     ]
 }
 
