@@ -1,9 +1,18 @@
 //! The mechanisms that limit traffic, and the kernel interfaces that they share.
 //!
-//! Shared pieces: [`netfilter`] (nftables from Rust), [`sockets`] (which sockets a process has, how
-//! to reach them, how to put them back), [`netns`] (working inside another network namespace),
-//! [`btf`] (offsets from the kernel's own type information) and [`bpf`] (the bpf(2) calls that aya
-//! keeps private).
+//! Shared pieces:
+//!
+//! | module | what |
+//! |---|---|
+//! | [`bpf`] | the bpf(2) calls that aya keeps private |
+//! | [`btf`] | offsets from the kernel's own type information |
+//! | [`links`] | interfaces of a namespace, and where a packet is charged once |
+//! | [`netfilter`] | nftables from Rust |
+//! | [`netns`] | working inside another network namespace |
+//! | [`queue`] | pacing packets in user space, as nftables hands them over |
+//! | [`rehearsal`] | a stage of its own for a probe's real packets |
+//! | [`rtnetlink`] | requests to rtnetlink |
+//! | [`sockets`] | which sockets a process has, how to reach them, how to put them back |
 
 pub mod bpf;
 pub mod btf;
@@ -11,6 +20,7 @@ pub mod ebpf;
 pub mod links;
 pub mod netfilter;
 pub mod netns;
+pub mod queue;
 pub mod rehearsal;
 pub mod rtnetlink;
 pub mod sockets;

@@ -1,0 +1,350 @@
+//! The thread that reads packets, waits until they are due and lets them pass.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use chadthrottle_core::{Error, ErrorKind, Rate, Result, backend::Count};
+use netlink_sys::Socket;
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    io::{Errno, read, write},
+};
+use tracing::{debug, warn};
+
+use super::{
+    lane::Lane,
+    packet::Packet,
+    port::{self, Port},
+    wire::{Request, Verdict},
+};
+use crate::netns::Netns;
+
+/// The first queue number that is tried: low ones are what people write into rules by hand.
+const FIRST_QUEUE: u16 = 0x4000;
+/// How many are tried, from there on.
+const QUEUES: u16 = 0x8000;
+/// With nothing due, how long the thread sleeps at most.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Names a lane: one limit in one direction, in all namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId(u32);
+
+/// Paces packets of nfnetlink queues, on a thread of its own. Dropping it lets pass what waits
+/// and gives up the queues: take the rules away that feed them before.
+pub struct Shaper {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Wakes the thread when something changed.
+    wake: OwnedFd,
+}
+
+#[derive(Default)]
+struct State {
+    ports: BTreeMap<usize, Port>,
+    lanes: BTreeMap<LaneId, Lane>,
+    /// Which lane a queue of a port feeds.
+    queues: BTreeMap<(usize, u16), LaneId>,
+    /// Lanes in which something waits.
+    busy: BTreeSet<LaneId>,
+    /// Grows when ports come or go.
+    generation: u64,
+    next_port: usize,
+    next_lane: u32,
+    next_queue: u16,
+    stopping: bool,
+}
+
+impl Shaper {
+    /// Starts the thread. Nothing is queued yet.
+    pub fn start() -> Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let wake =
+            eventfd(0, flags).map_err(|errno| Error::io("make", "an eventfd", errno.into()))?;
+        let shared = Arc::new(Shared { state: Mutex::default(), wake });
+        let served = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("queue".to_owned())
+            .spawn(move || served.serve())
+            .map_err(|error| Error::io("start", "the thread that paces packets", error))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// A new lane; `None` counts only.
+    #[must_use]
+    pub fn add_lane(&self, rate: Option<Rate>) -> LaneId {
+        let mut state = self.shared.lock();
+        let id = LaneId(state.next_lane);
+        state.next_lane += 1;
+        state.lanes.insert(id, Lane::new(rate, Instant::now()));
+        id
+    }
+
+    /// Takes a free queue number in a namespace; what rules put there feeds the lane.
+    pub fn bind(&self, netns: &Netns, lane: LaneId) -> Result<u16> {
+        let mut state = self.shared.lock();
+        let large = state.lanes.get(&lane).ok_or_else(|| unknown(lane))?.wants_large();
+        let port = state.port(netns)?;
+        // The thread waits on the ports that there are.
+        self.shared.wake();
+        loop {
+            let queue = FIRST_QUEUE + state.next_queue % QUEUES;
+            state.next_queue = state.next_queue.wrapping_add(1);
+            match state.request(port, queue, Request::Bind { large }) {
+                Ok(()) => {
+                    state.queues.insert((port, queue), lane);
+                    return Ok(queue);
+                }
+                // Somebody else's: EBUSY, or EPERM when bound by another socket
+                // (nfqnl_recv_config). EPERM also is what is said without the capability.
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EPERM))
+                        && !state.next_queue.is_multiple_of(64) =>
+                {
+                    debug!("queue {queue} of {netns} is not free: {error}");
+                }
+                Err(error) => {
+                    state.close_if_unused(port);
+                    return Err(port::explain(netns, queue, error));
+                }
+            }
+        }
+    }
+
+    /// Gives a queue up. Take the rule away before: what comes later is not limited.
+    pub fn unbind(&self, netns: &Netns, queue: u16) {
+        let mut state = self.shared.lock();
+        let Some(port) = state.port_of(netns) else { return };
+        if state.queues.remove(&(port, queue)).is_some() {
+            state.give_up(port, queue);
+            state.close_if_unused(port);
+        }
+        self.shared.wake();
+    }
+
+    /// Changes the rate in place.
+    pub fn set_rate(&self, lane: LaneId, rate: Option<Rate>) -> Result<()> {
+        let mut state = self.shared.lock();
+        let changed = state.lanes.get_mut(&lane).ok_or_else(|| unknown(lane))?;
+        let before = changed.wants_large();
+        changed.set_rate(rate, Instant::now());
+        let large = changed.wants_large();
+        if large != before {
+            for (port, queue) in state.queues_of(lane) {
+                let asked = state.request(port, queue, Request::Segments { large });
+                asked.map_err(|error| Error::io("change the packet queue", queue, error))?;
+            }
+        }
+        self.shared.wake();
+        Ok(())
+    }
+
+    /// What passed since the lane was added.
+    pub fn count(&self, lane: LaneId) -> Result<Count> {
+        let state = self.shared.lock();
+        state.lanes.get(&lane).map(Lane::count).ok_or_else(|| unknown(lane))
+    }
+
+    /// Lets pass what waits, gives up the lane's queues and forgets it.
+    #[must_use = "it is what passed in all"]
+    pub fn remove(&self, lane: LaneId) -> Count {
+        let mut state = self.shared.lock();
+        state.open(lane);
+        for (port, queue) in state.queues_of(lane) {
+            state.queues.remove(&(port, queue));
+            state.give_up(port, queue);
+            state.close_if_unused(port);
+        }
+        self.shared.wake();
+        state.lanes.remove(&lane).map(|lane| lane.count()).unwrap_or_default()
+    }
+}
+
+impl Drop for Shaper {
+    fn drop(&mut self) {
+        {
+            let mut state = self.shared.lock();
+            let lanes: Vec<LaneId> = state.lanes.keys().copied().collect();
+            for lane in lanes {
+                state.open(lane);
+            }
+            state.stopping = true;
+            // Closing the sockets gives up their queues.
+            state.ports.clear();
+        }
+        self.shared.wake();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            warn!("the thread that paces packets had panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // It fails only when it is awake already.
+        if let Err(error) = write(&self.wake, &1_u64.to_ne_bytes()) {
+            debug!("the queue thread is awake: {error}");
+        }
+    }
+
+    fn serve(&self) {
+        let mut sockets = Vec::new();
+        let mut seen = None;
+        loop {
+            let due = {
+                let mut state = self.lock();
+                if state.stopping {
+                    return;
+                }
+                let due = state.turn();
+                if seen != Some(state.generation) {
+                    seen = Some(state.generation);
+                    sockets = state.ports.values().map(Port::socket).collect();
+                }
+                due
+            };
+            let timeout = due.map_or(IDLE, |due| due.saturating_duration_since(Instant::now()));
+            self.wait(&sockets, timeout);
+        }
+    }
+
+    fn wait(&self, sockets: &[Arc<Socket>], timeout: Duration) {
+        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        fds.extend(sockets.iter().map(|socket| PollFd::new(socket.as_ref(), PollFlags::IN)));
+        let timeout = Timespec::try_from(timeout).ok();
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => warn!("cannot wait for packets: {error}"),
+        }
+        if !fds[0].revents().is_empty()
+            && let Err(error) = read(&self.wake, &mut [0; 8])
+        {
+            debug!("the eventfd was read already: {error}");
+        }
+    }
+}
+
+impl State {
+    /// Reads what has come, lets pass what is due; returns when to do it again, if nothing
+    /// comes before.
+    fn turn(&mut self) -> Option<Instant> {
+        let mut arrived = Vec::new();
+        let mut more = false;
+        for (index, port) in &mut self.ports {
+            match port.receive(*index, &mut |packet| arrived.push(packet)) {
+                Ok(received) => more |= received.more,
+                Err(error) => warn!("cannot read packets of {}: {error}", port.netns()),
+            }
+        }
+        self.arrive(&arrived);
+        let now = Instant::now();
+        let mut judged = Vec::new();
+        let mut due = more.then_some(now);
+        self.busy.retain(|id| {
+            let Some(lane) = self.lanes.get_mut(id) else { return false };
+            lane.release(now, &mut |packet, verdict| judged.push((packet, verdict)));
+            let next = lane.due();
+            due = [due, next].into_iter().flatten().min();
+            next.is_some()
+        });
+        self.judge(&judged);
+        self.ports.values_mut().for_each(Port::flush);
+        due
+    }
+
+    /// Puts packets into their lanes.
+    fn arrive(&mut self, packets: &[Packet]) {
+        let mut judged = Vec::new();
+        for packet in packets {
+            let id = self.queues.get(&(packet.port, packet.queue));
+            match id.and_then(|id| self.lanes.get_mut(id).map(|lane| (id, lane))) {
+                Some((id, lane)) => {
+                    lane.arrive(*packet, &mut |packet, verdict| judged.push((packet, verdict)));
+                    self.busy.insert(*id);
+                }
+                // Its limit was lifted a moment ago.
+                None => judged.push((*packet, Verdict::Accept)),
+            }
+        }
+        self.judge(&judged);
+    }
+
+    fn judge(&mut self, judged: &[(Packet, Verdict)]) {
+        for (packet, verdict) in judged {
+            if let Some(port) = self.ports.get_mut(&packet.port) {
+                port.judge(packet.queue, packet.id, *verdict);
+            }
+        }
+    }
+
+    /// Lets everything in a lane pass.
+    fn open(&mut self, id: LaneId) {
+        let mut judged = Vec::new();
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.open(Instant::now(), &mut |packet, verdict| judged.push((packet, verdict)));
+        }
+        self.judge(&judged);
+        self.ports.values_mut().for_each(Port::flush);
+    }
+
+    /// The port of a namespace, opened when it is not yet.
+    fn port(&mut self, netns: &Netns) -> Result<usize> {
+        if let Some(index) = self.port_of(netns) {
+            return Ok(index);
+        }
+        let index = self.next_port;
+        self.ports.insert(index, Port::open(netns)?);
+        self.next_port += 1;
+        self.generation += 1;
+        Ok(index)
+    }
+
+    fn port_of(&self, netns: &Netns) -> Option<usize> {
+        self.ports.iter().find(|(_, port)| port.netns() == netns).map(|(index, _)| *index)
+    }
+
+    fn queues_of(&self, lane: LaneId) -> Vec<(usize, u16)> {
+        let of_lane = self.queues.iter().filter(|(_, other)| **other == lane);
+        of_lane.map(|(queue, _)| *queue).collect()
+    }
+
+    fn request(&mut self, port: usize, queue: u16, request: Request) -> io::Result<()> {
+        let mut arrived = Vec::new();
+        let found = self.ports.get_mut(&port).ok_or(io::ErrorKind::NotFound)?;
+        let answer = found.request(port, queue, request, &mut |packet| arrived.push(packet));
+        self.arrive(&arrived);
+        answer
+    }
+
+    fn give_up(&mut self, port: usize, queue: u16) {
+        if let Err(error) = self.request(port, queue, Request::Unbind) {
+            debug!("cannot give up the packet queue {queue}: {error}");
+        }
+    }
+
+    fn close_if_unused(&mut self, port: usize) {
+        let is_used = self.queues.keys().any(|(other, _)| *other == port);
+        if !is_used && self.ports.remove(&port).is_some() {
+            self.generation += 1;
+        }
+    }
+}
+
+fn unknown(lane: LaneId) -> Error {
+    Error::new(ErrorKind::Failed, "find the packet lane", lane.0)
+        .meaning("It was removed before.")
+}
