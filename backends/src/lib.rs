@@ -18,6 +18,7 @@ pub mod bpf;
 pub mod btf;
 pub mod ebpf;
 pub mod links;
+pub mod moved;
 pub mod netfilter;
 pub mod netns;
 pub mod queue;

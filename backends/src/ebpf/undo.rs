@@ -51,7 +51,7 @@ pub(super) fn undo(host: &Host, record: &Undo, held: &Held, all: &[Undo]) -> Res
         }
         // Read together with the sockets.
         Undo::Pace { .. } => Ok(()),
-        Undo::Leaf { .. } => {
+        Undo::Leaf { .. } | Undo::Marks { .. } => {
             Err(Error::new(chadthrottle_core::ErrorKind::Failed, "take back", record)
                 .meaning("It is not a change that this backend makes."))
         }

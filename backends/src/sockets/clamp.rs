@@ -57,6 +57,19 @@ pub fn set_pace(fd: impl AsFd, bytes_per_second: u64) -> Result<()> {
         .map_err(|error| option_failed("set", "SO_MAX_PACING_RATE", error))
 }
 
+/// The mark of a socket (`SO_MARK`); 0 when it has none.
+pub fn mark(fd: impl AsFd) -> Result<u32> {
+    sys::get_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_MARK)
+        .map(i32::cast_unsigned)
+        .map_err(|error| option_failed("read", "SO_MARK", error))
+}
+
+/// Sets [`mark`]. Needs `CAP_NET_ADMIN` over the socket's namespace.
+pub fn set_mark(fd: impl AsFd, mark: u32) -> Result<()> {
+    sys::set_int(fd.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed())
+        .map_err(|error| option_failed("set", "SO_MARK", error))
+}
+
 /// The largest window that a TCP socket advertises, in bytes.
 pub fn window_clamp(fd: impl AsFd) -> Result<u32> {
     sys::get_int(fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP)

@@ -28,7 +28,9 @@ use rustix::{
     process::{PidfdGetfdFlags, pidfd_getfd},
 };
 
-pub use clamp::{NO_CLAMP, NO_PACE, pace, restore, set_pace, set_window_clamp, window_clamp};
+pub use clamp::{
+    NO_CLAMP, NO_PACE, mark, pace, restore, set_mark, set_pace, set_window_clamp, window_clamp,
+};
 pub use diag::DiagSocket;
 pub use info::{Family, Protocol, SocketInfo, describe, netns_cookie};
 pub use map::SocketMap;

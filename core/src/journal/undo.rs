@@ -36,6 +36,17 @@ pub enum Undo {
         /// Cgroups, with all below. By path: a unit that restarts gets another id.
         cgroups: Vec<PathBuf>,
     },
+    /// Sockets of this target may carry a mark of ours (`SO_MARK`).
+    Marks {
+        /// Processes, with all their children.
+        processes: Vec<ProcessKey>,
+        /// Cgroups, with all below.
+        cgroups: Vec<PathBuf>,
+        /// The mark; sockets with another one are not touched.
+        mark: u32,
+        /// Whether the pace and window clamp of TCP sockets may be changed too.
+        steered: bool,
+    },
     /// The pace (`SO_MAX_PACING_RATE`, bytes/s) that the application had set itself.
     Pace {
         /// `SO_COOKIE`.
@@ -54,11 +65,12 @@ impl fmt::Display for Undo {
                 write!(f, "detach the program {program} from the cgroup {}", path.display())
             }
             Self::Sockets { processes, cgroups } => {
-                let processes = processes.iter().map(|key| format!("process {}", key.pid));
-                let cgroups =
-                    cgroups.iter().map(|path| format!("the cgroup {}", path.display()));
-                let owners: Vec<String> = processes.chain(cgroups).collect();
-                write!(f, "give the sockets of {} their speed back", owners.join(", "))
+                let owners = owners(processes, cgroups);
+                write!(f, "give the sockets of {owners} their speed back")
+            }
+            Self::Marks { processes, cgroups, mark, .. } => {
+                let owners = owners(processes, cgroups);
+                write!(f, "take the mark {mark:#010x} off the sockets of {owners}")
             }
             Self::Pace { cookie, rate } => write!(
                 f,
@@ -66,4 +78,11 @@ impl fmt::Display for Undo {
             ),
         }
     }
+}
+
+/// "process 1, the cgroup /x"
+fn owners(processes: &[ProcessKey], cgroups: &[PathBuf]) -> String {
+    let processes = processes.iter().map(|key| format!("process {}", key.pid));
+    let cgroups = cgroups.iter().map(|path| format!("the cgroup {}", path.display()));
+    processes.chain(cgroups).collect::<Vec<_>>().join(", ")
 }
