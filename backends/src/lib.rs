@@ -19,6 +19,7 @@ pub mod btf;
 pub mod ebpf;
 pub mod links;
 pub mod moved;
+pub mod neighbours;
 pub mod netfilter;
 pub mod netns;
 pub mod queue;

@@ -132,6 +132,12 @@ pub(crate) struct ProbeArgs {
     #[arg(long, value_name = "BACKEND", value_parser = backend(["ebpf", "tc", "nft"]))]
     pub(crate) backend: Option<Choice>,
 
+    /// Also try to attach to this cgroup
+    ///
+    /// A path in the file system, or as /proc/PID/cgroup spells it: /user.slice.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup: Option<PathBuf>,
+
     /// Write one JSON object to stdout
     #[arg(long)]
     pub(crate) json: bool,

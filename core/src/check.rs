@@ -41,6 +41,19 @@ pub enum Remedy {
     Do(String),
 }
 
+/// One word.
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Works => "works",
+            Self::Missing => "missing",
+            Self::Denied => "denied",
+            Self::Conflict => "conflict",
+            Self::Inconclusive => "inconclusive",
+        })
+    }
+}
+
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -88,9 +101,25 @@ impl ProbeReport {
         self.first_failure().is_none()
     }
 
-    /// The first check that did not work: the reason that is shown.
+    /// The check that decides that the backend does not work: the first clear no, else the
+    /// first that could not tell.
     #[must_use]
     pub fn first_failure(&self) -> Option<&Check> {
-        self.checks.iter().find(|check| check.verdict != Verdict::Works)
+        let unclear = || self.checks.iter().find(|check| check.verdict != Verdict::Works);
+        self.first_no().or_else(unclear)
+    }
+
+    /// The first check that clearly said no. Without one a run may try: the attempt itself will
+    /// tell.
+    #[must_use]
+    pub fn first_no(&self) -> Option<&Check> {
+        let no = |verdict| !matches!(verdict, Verdict::Works | Verdict::Inconclusive);
+        self.checks.iter().find(|check| no(check.verdict))
+    }
+
+    /// What all of them say together.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        self.first_failure().map_or(Verdict::Works, |check| check.verdict)
     }
 }

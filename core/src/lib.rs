@@ -8,6 +8,7 @@
 pub mod backend;
 pub mod cgroup;
 pub mod check;
+pub mod diagnosis;
 pub mod error;
 pub mod guardian;
 pub mod host;
@@ -18,6 +19,7 @@ pub mod rate;
 pub mod recover;
 pub mod selection;
 pub mod session;
+pub mod system;
 pub mod target;
 
 pub use backend::{Backend, BackendId, Capabilities, Counters, Engine, LimitId, Notice};

@@ -49,10 +49,10 @@ pub(crate) fn candidates(
     }
 }
 
-/// Why a backend does not work here, or `None` when it does.
+/// Why a backend does not work here, or `None` when it does or may.
 pub(crate) fn rejection(backend: &dyn Backend, host: &Host) -> Option<Error> {
     let report = backend.probe(host);
-    let check = report.first_failure()?;
+    let check = report.first_no()?;
     let kind = match check.verdict {
         Verdict::Denied => ErrorKind::NotPermitted,
         _ => ErrorKind::NoBackend,

@@ -5,6 +5,7 @@
 //! [`prog_detach`] or [`detach_by_id`]; the query that names who is attached; and running an
 //! iterator to its end.
 
+mod attempt;
 mod explain;
 mod sys;
 
@@ -14,6 +15,9 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
+pub use attempt::{
+    Mode, attach_briefly, knows_cgroups, knows_link_create, knows_links, link_briefly,
+};
 pub use explain::{Call, Holder, exclusive_holder, explain, explain_load};
 use sys::Instruction;
 
@@ -66,7 +70,7 @@ impl Attached {
 
     /// Whether others may be attached below: one that may be overridden keeps nobody out.
     #[must_use]
-    fn is_exclusive_below(&self) -> bool {
+    pub(crate) fn is_exclusive_below(&self) -> bool {
         const ALLOW_OVERRIDE: u32 = 1; // BPF_F_ALLOW_OVERRIDE
         self.is_exclusive() && self.flags & ALLOW_OVERRIDE == 0
     }
@@ -112,6 +116,18 @@ pub fn program_name(id: u32) -> io::Result<String> {
     let info = sys::prog_info(sys::prog_get_fd_by_id(id)?.as_fd())?;
     let length = info.name.iter().position(|&byte| byte == 0).unwrap_or(info.name.len());
     Ok(String::from_utf8_lossy(&info.name[..length]).into_owned())
+}
+
+/// How many programs are loaded, whoever did it. Needs `CAP_SYS_ADMIN`.
+pub fn count_programs() -> io::Result<usize> {
+    let (mut id, mut count) = (0, 0);
+    loop {
+        match sys::prog_get_next_id(id) {
+            Ok(next) => (id, count) = (next, count + 1),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(count),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The id of a loaded program.

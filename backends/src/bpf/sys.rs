@@ -17,10 +17,12 @@ enum Command {
     ProgLoad = 5,
     ProgAttach = 8,
     ProgDetach = 9,
+    ProgGetNextId = 11,
     ProgGetFdById = 13,
     ObjGetInfoByFd = 15,
     ProgQuery = 16,
     LinkCreate = 28,
+    LinkUpdate = 29,
     IterCreate = 33,
 }
 
@@ -142,6 +144,76 @@ pub(super) fn prog_query(
     // SAFETY: ids is valid for writes of count u32.
     unsafe { bpf(Command::ProgQuery, &mut attr) }?;
     Ok((attr.count as usize, attr.attach_flags))
+}
+
+/// Attaches by a link, which detaches when its last descriptor closes.
+pub(super) fn link_create(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let (program, target) = (program.as_raw_fd(), cgroup.as_raw_fd());
+    let mut attr = LinkAttr { program, target, attach_type, flags };
+    // SAFETY: attr holds no pointers.
+    unsafe { bpf_fd(Command::LinkCreate, &mut attr) }
+}
+
+/// `BPF_LINK_CREATE`
+#[repr(C)]
+struct LinkAttr {
+    program: i32,
+    target: i32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The errno of `BPF_LINK_CREATE` with a program that does not exist.
+pub(super) fn link_create_nothing(attach_type: u32) -> io::Error {
+    let mut attr = LinkAttr { program: -1, target: -1, attach_type, flags: 0 };
+    // SAFETY: attr holds no pointers.
+    refused(unsafe { bpf(Command::LinkCreate, &mut attr) })
+}
+
+/// The errno of `BPF_LINK_UPDATE` of a link that does not exist.
+pub(super) fn link_update_nothing() -> io::Error {
+    #[repr(C)]
+    struct Attr {
+        link: i32,
+        program: i32,
+        flags: u32,
+        old_program: u32,
+    }
+    let mut attr = Attr { link: -1, program: -1, flags: 0, old_program: 0 };
+    // SAFETY: attr holds no pointers.
+    refused(unsafe { bpf(Command::LinkUpdate, &mut attr) })
+}
+
+/// The errno of `BPF_PROG_ATTACH` of this program to a cgroup that does not exist.
+pub(super) fn prog_attach_nowhere(program: BorrowedFd<'_>, attach_type: u32) -> io::Error {
+    let program = program.as_raw_fd();
+    let mut attr = AttachAttr { target: -1, program, attach_type, flags: 0 };
+    // SAFETY: attr holds no pointers.
+    refused(unsafe { bpf(Command::ProgAttach, &mut attr) })
+}
+
+/// What must fail cannot succeed on descriptors that do not exist.
+fn refused(answer: io::Result<c_long>) -> io::Error {
+    answer.err().unwrap_or_else(|| io::ErrorKind::Other.into())
+}
+
+/// The smallest id of a loaded program above `id`; ENOENT when there is none.
+pub(super) fn prog_get_next_id(id: u32) -> io::Result<u32> {
+    #[repr(C)]
+    struct Attr {
+        id: u32,
+        next_id: u32,
+        open_flags: u32,
+    }
+    let mut attr = Attr { id, next_id: 0, open_flags: 0 };
+    // SAFETY: attr holds no pointers.
+    unsafe { bpf(Command::ProgGetNextId, &mut attr) }?;
+    Ok(attr.next_id)
 }
 
 pub(super) fn prog_get_fd_by_id(id: u32) -> io::Result<OwnedFd> {

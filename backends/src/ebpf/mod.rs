@@ -15,6 +15,7 @@
 
 mod attach;
 mod engine;
+pub mod examine;
 mod maps;
 mod members;
 mod object;

@@ -26,7 +26,8 @@ use crate::{
 };
 
 /// Built by `make ebpf`; the record beside it names its compiler and linker.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/chadthrottle.bpf.o");
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!("../../../ebpf/chadthrottle.bpf.o");
 
 /// The programs that are attached to cgroups, in the order in which they are attached: the
 /// sockets must be known before their packets are.
@@ -270,9 +271,12 @@ fn load_program(
 
 fn load_error(what: &str, error: &(dyn std::error::Error + 'static)) -> Error {
     let mut source = Some(error);
-    let mut errno = None;
+    let (mut errno, mut log) = (None, None);
     while let Some(inner) = source {
         errno = errno.or_else(|| inner.downcast_ref::<io::Error>()?.raw_os_error());
+        if let Some(ProgramError::LoadError { verifier_log, .. }) = inner.downcast_ref() {
+            log = last_words(&verifier_log.to_string());
+        }
         source = inner.source();
     }
     debug!("loading {what}: {error:?}");
@@ -280,8 +284,19 @@ fn load_error(what: &str, error: &(dyn std::error::Error + 'static)) -> Error {
     match errno {
         Some(errno) => {
             let (meaning, remedy) = bpf::explain_load(errno);
-            base.because(io::Error::from_raw_os_error(errno)).meaning(meaning).remedy(remedy)
+            let log = log.map(|log| format!(" The verifier says: {log}.")).unwrap_or_default();
+            base.because(io::Error::from_raw_os_error(errno))
+                .meaning(format!("{meaning}{log}"))
+                .remedy(remedy)
         }
         None => base.meaning(format!("{error}.")),
     }
+}
+
+/// The line of the verifier's log that says why: the last one before its statistics.
+fn last_words(log: &str) -> Option<String> {
+    let statistics = ["processed ", "verification time", "stack depth"];
+    let mut lines = log.lines().map(str::trim).filter(|line| !line.is_empty());
+    let why = lines.rfind(|line| !statistics.iter().any(|start| line.starts_with(start)));
+    why.map(|line| line.trim_end_matches('.').to_owned())
 }

@@ -6,8 +6,8 @@ use chadthrottle_core::{
     check::{Check, ProbeReport, Remedy, Verdict},
     error::describe,
     host::missing_capabilities,
+    system::ebpf_capabilities,
 };
-use rustix::thread::CapabilitySet;
 
 use crate::bpf;
 
@@ -40,16 +40,10 @@ fn cgroup2(host: &Host) -> Check {
     }
 }
 
-/// `CAP_BPF` (5.8) loads, `CAP_NET_ADMIN` attaches, `CAP_PERFMON` lets the verifier take
-/// pointers from the kernel's types, `CAP_SYS_PTRACE` reaches the sockets of others.
-/// `CAP_SYS_ADMIN` stands for `CAP_BPF` and `CAP_PERFMON`.
+/// See [`ebpf_capabilities`].
 fn capabilities(_: &Host) -> Check {
     let asked = "use the capabilities for BPF and for the sockets of others".to_owned();
-    let mut needed = CapabilitySet::NET_ADMIN | CapabilitySet::SYS_PTRACE;
-    if !missing_capabilities(CapabilitySet::SYS_ADMIN).is_empty() {
-        needed |= CapabilitySet::BPF | CapabilitySet::PERFMON;
-    }
-    let missing = missing_capabilities(needed).join(", ");
+    let missing = missing_capabilities(ebpf_capabilities()).join(", ");
     if missing.is_empty() {
         return works("capabilities", asked, "all there".to_owned());
     }
