@@ -62,6 +62,10 @@ pub trait Backend {
     /// Asks this host, by real calls, whether it works here. Leaves nothing behind.
     fn probe(&self, host: &Host) -> ProbeReport;
 
+    /// Begins what takes time and touches nothing, such as reading the kernel's types. Called
+    /// as early as possible, for a backend that will probably be started.
+    fn prepare(&self) {}
+
     /// Loads what is needed to serve limits. Nothing is limited yet.
     ///
     /// Everything that outlives the process is written to `journal` before it is made.

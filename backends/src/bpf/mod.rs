@@ -196,7 +196,7 @@ mod tests {
             return;
         }
         // What iterators are attached to: a function named bpf_iter_ and the kind of object.
-        let target = crate::btf::function_id("bpf_iter_tcp").unwrap().unwrap();
+        let target = crate::btf::Offsets::from_kernel().unwrap().tcp_iterator.unwrap();
         // r0 = 0; exit: go on with the next socket.
         let next = [
             Instruction { code: 0xb7, registers: 0, offset: 0, immediate: 0 },

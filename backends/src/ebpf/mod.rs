@@ -52,6 +52,10 @@ impl Backend for EbpfBackend {
         probe::probe(host)
     }
 
+    fn prepare(&self) {
+        object::prepare();
+    }
+
     fn start(&self, host: &Host, journal: &Journal) -> Result<Box<dyn Engine>> {
         let root_only = std::env::var_os(TEST_ROOT_CGROUP).is_some_and(|value| value == "1");
         if root_only {

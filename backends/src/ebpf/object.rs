@@ -5,11 +5,12 @@ use std::{
     fs::File,
     io,
     panic::resume_unwind,
+    sync::{Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader, Endianness,
     maps::Map,
     programs::{
         CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramFd,
@@ -22,7 +23,7 @@ use tracing::{debug, info};
 
 use crate::{
     bpf::{self, AttachType},
-    btf::Offsets,
+    btf::{self, Offsets},
 };
 
 /// Built by `make ebpf`; the record beside it names its compiler and linker.
@@ -78,6 +79,55 @@ const FORK: &str = "chadthrottle_fork";
 /// Runs over the sockets of a network namespace.
 const ITERATOR: &str = "chadthrottle_iter";
 
+/// What is read of the kernel's types before the programs can be loaded, on threads that start
+/// as early as may be: it takes longer than everything else.
+struct Preparation {
+    /// aya parses all of the kernel's BTF for its loader: 25 to 30 ms.
+    loader: JoinHandle<EbpfLoader<'static>>,
+    types: JoinHandle<Types>,
+}
+
+/// What we read ourselves.
+struct Types {
+    offsets: Offsets,
+    /// What the iterator attaches to, where the kernel has it.
+    iterator: Option<Btf>,
+}
+
+static PREPARATION: Mutex<Option<Preparation>> = Mutex::new(None);
+
+/// Begins to read what [`Object::load`] will want.
+pub(super) fn prepare() {
+    preparation().get_or_insert_with(Preparation::begin);
+}
+
+fn preparation() -> MutexGuard<'static, Option<Preparation>> {
+    PREPARATION.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Preparation {
+    fn begin() -> Self {
+        Self { loader: thread::spawn(EbpfLoader::new), types: thread::spawn(Types::read) }
+    }
+
+    fn finish(self) -> (EbpfLoader<'static>, Types) {
+        let types = self.types.join().unwrap_or_else(|panic| resume_unwind(panic));
+        (self.loader.join().unwrap_or_else(|panic| resume_unwind(panic)), types)
+    }
+}
+
+impl Types {
+    fn read() -> Self {
+        let offsets = Offsets::from_kernel().unwrap_or_else(|error| {
+            info!("downloads are only policed: {error}");
+            Offsets::default()
+        });
+        let only = offsets.tcp_iterator.map(|id| btf::only_function("bpf_iter_tcp", id));
+        let iterator = only.and_then(|only| Btf::parse(&only, Endianness::default()).ok());
+        Self { offsets, iterator }
+    }
+}
+
 /// The loaded object.
 pub(super) struct Object {
     ebpf: Ebpf,
@@ -94,18 +144,15 @@ impl Object {
     ///
     /// The verifier takes most of the time, so each program has a thread of its own.
     pub(super) fn load() -> Result<Self> {
-        let btf = thread::spawn(|| Btf::from_sys_fs().ok());
-        let offsets = Offsets::from_kernel().unwrap_or_else(|error| {
-            info!("downloads are only policed: {error}");
-            Offsets::default()
-        });
+        let prepared = preparation().take().unwrap_or_else(Preparation::begin);
+        let (loader, Types { offsets, iterator }) = prepared.finish();
         let constants = constants(&offsets);
-        let mut loader = EbpfLoader::default();
+        let mut loader: EbpfLoader<'_> = loader;
         for (name, value) in &constants {
             loader.override_global(name, value, true);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| load_error("the object", &error))?;
-        let mut refused = load_programs(&mut ebpf, btf);
+        let mut refused = load_programs(&mut ebpf, iterator.as_ref());
         for hook in Hook::ALL {
             if let Some(error) = refused.remove(hook.program()) {
                 return Err(load_error(hook.program(), &error));
@@ -215,17 +262,13 @@ pub(super) fn errno_of(error: ProgramError) -> io::Error {
 }
 
 /// Loads all programs side by side; returns those that the kernel refused.
-fn load_programs(
-    ebpf: &mut Ebpf,
-    btf: JoinHandle<Option<Btf>>,
-) -> BTreeMap<String, ProgramError> {
-    let mut btf = Some(btf);
+fn load_programs(ebpf: &mut Ebpf, iterator: Option<&Btf>) -> BTreeMap<String, ProgramError> {
     thread::scope(|scope| {
         let loading: Vec<_> = ebpf
             .programs_mut()
             .map(|(name, program)| {
-                let btf = if name == ITERATOR { btf.take() } else { None };
-                (name.to_owned(), scope.spawn(move || load_program(program, btf)))
+                let load = move || load_program(program, iterator);
+                (name.to_owned(), scope.spawn(load))
             })
             .collect();
         loading
@@ -238,10 +281,7 @@ fn load_programs(
     })
 }
 
-fn load_program(
-    program: &mut Program,
-    btf: Option<JoinHandle<Option<Btf>>>,
-) -> Result<(), ProgramError> {
+fn load_program(program: &mut Program, iterator: Option<&Btf>) -> Result<(), ProgramError> {
     match program {
         Program::CgroupSkb(program) => {
             program.load()?;
@@ -259,8 +299,8 @@ fn load_program(
             program.attach("sched_process_fork")?;
         }
         Program::Iter(program) => {
-            let btf = btf.and_then(|thread| thread.join().ok()).flatten();
-            program.load("tcp", &btf.ok_or(ProgramError::UnexpectedProgramType)?)?;
+            let btf = iterator.ok_or(ProgramError::UnexpectedProgramType)?;
+            program.load("tcp", btf)?;
         }
         _ => return Err(ProgramError::UnexpectedProgramType),
     }

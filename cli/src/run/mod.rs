@@ -37,6 +37,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
 
 /// Checks everything, then limits.
 fn checked(args: &RunArgs) -> Result<Exit, Failure> {
+    let backends = backends::built();
+    // The one that will probably be used gets a head start.
+    let likely = backends.iter().find(|b| args.backend.0.is_none_or(|id| id == b.id()));
+    likely.inspect(|backend| backend.prepare());
     if let Some(program) = args.command.first() {
         command::check(program)?;
     }
@@ -49,7 +53,7 @@ fn checked(args: &RunArgs) -> Result<Exit, Failure> {
     // From here on a signal is a request to put everything back.
     let mut signals = Signals::catch()?;
 
-    let mut session = Session::open(host, backends::built())?;
+    let mut session = Session::open(host, backends)?;
     let outcome = limited(&mut session, args, targets, report, &mut signals);
     match (outcome, session.finish()) {
         (Ok(exit), Ok(())) => Ok(exit),
