@@ -23,6 +23,8 @@ pub struct Rejected {
 pub struct Selection {
     /// The backend in use.
     pub chosen: BackendId,
+    /// Whether the user named it; else it is the first that works.
+    pub asked: bool,
     /// How it is attached: `link`, `legacy`.
     pub attach: &'static str,
     /// The ones before it in the order, with their reasons.

@@ -73,6 +73,12 @@ impl Session {
         })
     }
 
+    /// The machine it runs on.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// A leaf below our own cgroup, for a command that is about to be started in it.
     pub fn leaf(&mut self) -> Result<PathBuf> {
         let own = self.host.cgroup_of(std::process::id().cast_signed())?;
@@ -96,7 +102,13 @@ impl Session {
         let candidates = candidates(&self.backends, choice)?;
         let claims = claims_of(targets);
         self.journal.claim(&claims)?;
-        let place = Place { host: &self.host, journal: &self.journal, targets, limits };
+        let place = Place {
+            host: &self.host,
+            journal: &self.journal,
+            targets,
+            limits,
+            asked: choice.is_some(),
+        };
         match place.with_first(&candidates, &mut self.engines) {
             Ok((engine_id, selection)) => {
                 let id = LimitId(self.next);
@@ -235,6 +247,8 @@ struct Place<'a> {
     journal: &'a Journal,
     targets: &'a [Target],
     limits: &'a Limits,
+    /// Whether the user named the backend.
+    asked: bool,
 }
 
 impl Place<'_> {
@@ -247,14 +261,18 @@ impl Place<'_> {
         let mut rejected: Vec<Rejected> = Vec::new();
         let mut first_error = None;
         for backend in candidates {
-            if let Some(last) = rejected.last() {
-                info!("not using {}: {}", last.backend, last.reason);
-            }
             let chosen = backend.id();
             match self.with(*backend, engines) {
-                Ok((id, attach)) => return Ok((id, Selection { chosen, attach, rejected })),
+                Ok((id, attach)) => {
+                    let asked = self.asked;
+                    return Ok((id, Selection { chosen, asked, attach, rejected }));
+                }
                 Err(error) if !is_about_backend(&error) => return Err(error),
                 Err(error) => {
+                    // The only one: its reason is what the run ends with.
+                    if !self.asked {
+                        info!("not using {chosen}: {error}");
+                    }
                     rejected.push(Rejected { backend: chosen, reason: error.to_string() });
                     first_error.get_or_insert(error);
                 }

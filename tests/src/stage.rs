@@ -15,6 +15,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
     lab::Lab,
     leftovers::Snapshot,
     process::Place,
+    run_once,
     throttle::{self, Throttle},
 };
 
@@ -121,6 +123,21 @@ impl Stage {
     /// `chadthrottle run` with these arguments, just started.
     pub fn start(&self, args: &[&str]) -> Throttle {
         Throttle::start(&self.runner(), &self.run_dir(), &self.backend, args)
+    }
+
+    /// The same behind a command that becomes what follows it.
+    pub fn start_behind(&self, wrapper: &[&str], args: &[&str]) -> Throttle {
+        let (runner, run_dir) = (self.runner(), self.run_dir());
+        Throttle::start_behind(wrapper, &runner, &run_dir, &self.backend, args)
+    }
+
+    /// What `chadthrottle probe --json ARGS` says behind such a command, and its status.
+    pub fn probe_behind(&self, wrapper: &[&str], args: &[&str]) -> (Value, i32) {
+        let mut command = throttle::command_behind(wrapper, &self.runner(), &self.run_dir());
+        let outcome = run_once::outcome(command.args(["probe", "--json"]).args(args));
+        let report = serde_json::from_str(&outcome.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {outcome:#?}"));
+        (report, outcome.status)
     }
 
     /// `chadthrottle run` with these arguments, enforced.

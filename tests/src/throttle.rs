@@ -1,6 +1,7 @@
 //! chadthrottle itself, started and watched from outside, as a user meets it.
 
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -27,8 +28,14 @@ pub fn binary() -> PathBuf {
 
 /// `chadthrottle` in its place, with a run directory of the test's own.
 pub fn command(place: &Place, run_dir: &Path) -> Command {
-    let mut command = place.command(binary());
-    command.env(RUN_DIR, run_dir);
+    command_behind(&[], place, run_dir)
+}
+
+/// The same behind a command that becomes what follows it.
+pub fn command_behind(wrapper: &[&str], place: &Place, run_dir: &Path) -> Command {
+    let mut words = wrapper.iter().map(OsString::from).chain([binary().into_os_string()]);
+    let mut command = place.command(words.next().expect("the binary at least"));
+    command.args(words).env(RUN_DIR, run_dir);
     command
 }
 
@@ -44,10 +51,21 @@ pub struct Throttle {
 impl Throttle {
     /// Starts `chadthrottle run --backend BACKEND --json-file FILE ARGS`.
     pub fn start(place: &Place, run_dir: &Path, backend: &str, args: &[&str]) -> Self {
+        Self::start_behind(&[], place, run_dir, backend, args)
+    }
+
+    /// The same behind a command that becomes what follows it, such as `refuse ... --`.
+    pub fn start_behind(
+        wrapper: &[&str],
+        place: &Place,
+        run_dir: &Path,
+        backend: &str,
+        args: &[&str],
+    ) -> Self {
         // Beside the run directory, which must be empty in the end.
         let name = format!("events-{}.json", crate::load::now_ms());
         let json = run_dir.parent().expect("a parent").join(name);
-        let mut command = command(place, run_dir);
+        let mut command = command_behind(wrapper, place, run_dir);
         command.args(["run", "--backend", backend, "--json-file"]).arg(&json).args(args);
         let started = Instant::now();
         let running = Running::start(&mut command);

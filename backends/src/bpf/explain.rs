@@ -9,7 +9,10 @@ use std::{
 
 use chadthrottle_core::{cgroup, check::Remedy};
 
-use super::{AttachType, MAX_PROGRAMS, prog_query, program_name};
+use super::{
+    AttachType, MAX_PROGRAMS, knows_cgroups, knows_link_create, knows_links, load_pass,
+    prog_query, program_name,
+};
 
 /// Which call was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,17 +166,35 @@ fn invalid(call: Call, path: &Path, attach_type: AttachType) -> (String, Remedy)
             "The kernel was built without programs on cgroups.".into(),
             Remedy::RebuildKernel("CONFIG_CGROUP_BPF".into()),
         ),
-        (_, Call::LinkCreate) => (
-            "The kernel is older than 5.7 and knows no links on cgroups.".into(),
-            Remedy::Do("Use the legacy attachment, or another backend.".into()),
-        ),
-        (_, Call::ProgAttach) => (
-            "This program is attached there already, or the kernel takes no program of this \
-             type there."
-                .into(),
-            Remedy::Do("Remove what is left of an earlier run: chadthrottle clean.".into()),
-        ),
+        (_, Call::LinkCreate) => match (knows_link_create(), knows_links()) {
+            (Ok(true), _) => (
+                "The kernel knows links and refuses this one: the program does not fit it.".into(),
+                Remedy::Do("Use another backend, and report it.".into()),
+            ),
+            (Ok(false), Ok(true)) => filtered("links"),
+            _ => (
+                "The kernel is older than 5.7 and knows no links on cgroups.".into(),
+                Remedy::Do("Use the legacy attachment, or another backend.".into()),
+            ),
+        },
+        // The query has shown that the kernel has programs on cgroups.
+        (_, Call::ProgAttach) => match load_pass(attach_type).and_then(knows_cgroups) {
+            Ok(false) => filtered("programs on cgroups"),
+            _ => (
+                "This program is attached there already, or the kernel takes no program of this \
+                 type there."
+                    .into(),
+                Remedy::Do("Remove what is left of an earlier run: chadthrottle clean.".into()),
+            ),
+        },
     }
+}
+
+fn filtered(what: &str) -> (String, Remedy) {
+    (
+        format!("The kernel knows {what}: a seccomp filter or the like answers in its stead."),
+        Remedy::Do("Run it outside the container, or use another backend.".into()),
+    )
 }
 
 fn privileges() -> (String, Remedy) {

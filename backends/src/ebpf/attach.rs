@@ -14,8 +14,9 @@ use std::{
 
 use aya::programs::links::FdLink;
 use chadthrottle_core::{
-    BackendId, Error, Result,
+    BackendId, Error, ErrorKind, Result,
     cgroup::{self, Cgroups},
+    check::Remedy,
     journal::{Entry, Journal, Undo},
 };
 use tracing::{debug, info, warn};
@@ -262,7 +263,10 @@ fn log_refusal(call: &str, refusal: &io::Error, path: &Path) {
 fn refused(call: bpf::Call, hook: Hook, path: &Path, refusal: io::Error) -> Error {
     let (meaning, remedy) =
         bpf::explain(call, refusal.raw_os_error().unwrap_or(0), path, hook.attach_type());
-    Error::io(format!("attach {} to", hook.program()), path.display(), refusal)
-        .meaning(meaning)
-        .remedy(remedy)
+    let mut error = Error::io(format!("attach {} to", hook.program()), path.display(), refusal);
+    if matches!(remedy, Remedy::StopHolder(_)) {
+        // EPERM, but it is not that we lack a privilege.
+        error.kind = ErrorKind::Failed;
+    }
+    error.meaning(meaning).remedy(remedy)
 }

@@ -15,6 +15,7 @@ pub mod diag;
 mod info;
 mod map;
 mod sys;
+mod traffic;
 
 use std::{
     io,
@@ -34,6 +35,7 @@ pub use clamp::{
 pub use diag::DiagSocket;
 pub use info::{Family, Protocol, SocketInfo, describe, netns_cookie};
 pub use map::SocketMap;
+pub use traffic::{Moved, Traffic};
 
 /// A socket of another process, held by us as well.
 ///

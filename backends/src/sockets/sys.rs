@@ -40,7 +40,15 @@ pub(super) fn set_int(
     set(fd, level, name, value)
 }
 
-/// `T` is an integer (the only callers are above): any bytes are a valid value.
+/// `tcpi_bytes_acked` and `tcpi_bytes_received` of `TCP_INFO` (kernel 4.1), at their places in
+/// struct `tcp_info` of linux/tcp.h; the libc crate's struct ends before them.
+pub(super) fn tcp_bytes(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    let info = get(fd, libc::IPPROTO_TCP, libc::TCP_INFO, [0_u64; 17])?;
+    Ok((info[15], info[16]))
+}
+
+/// `T` is an integer or an array of them (the only callers are above): any bytes are a valid
+/// value.
 fn get<T: Copy>(fd: BorrowedFd<'_>, level: c_int, name: c_int, mut value: T) -> io::Result<T> {
     let mut length = size_of::<T>() as libc::socklen_t;
     // SAFETY: value and length are valid for writes, and the kernel writes at most `length`

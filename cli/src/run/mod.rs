@@ -10,6 +10,7 @@ mod report;
 mod signals;
 mod summary;
 mod targets;
+mod verify;
 
 use std::time::Instant;
 
@@ -84,7 +85,7 @@ fn limited(
     }
     let (id, selection) = session.add(args.backend.0, &targets, &limits)?;
     let enforced = Instant::now();
-    report.enforced(&selection, &targets, &limits);
+    report.enforced(session.host(), &selection, &targets, &limits);
 
     let mut running = match &leaf {
         Some(leaf) => Some(Running::start(leaf, args)?),

@@ -6,8 +6,8 @@ use std::{
 };
 
 use chadthrottle_core::{
-    Counters, Direction, LimitId, Limits, Notice, Target, backend::Count, selection::Selection,
-    session::Session,
+    Counters, Direction, Host, LimitId, Limits, Notice, Target, backend::Count,
+    selection::Selection, session::Session,
 };
 use tracing::{info, warn};
 
@@ -16,6 +16,8 @@ use crate::{
     units,
 };
 
+use super::verify::Verification;
+
 /// Tells it.
 pub(super) struct Report {
     events: Events,
@@ -23,31 +25,36 @@ pub(super) struct Report {
     last: (Counters, Instant),
     /// What was warned of: each second would be too often.
     warned: HashSet<String>,
+    /// Whether the limit sees its target's packets; from `enforced` on.
+    verification: Option<Verification>,
 }
 
 impl Report {
     pub(super) fn new(events: Events) -> Self {
         let last = (Counters::default(), Instant::now());
-        Self { events, last, warned: HashSet::new() }
+        Self { events, last, warned: HashSet::new(), verification: None }
     }
 
     /// The limits are in force from now on.
     pub(super) fn enforced(
         &mut self,
+        host: &Host,
         selection: &Selection,
         targets: &[Target],
         limits: &Limits,
     ) {
         self.last.1 = Instant::now();
-        let Selection { chosen, attach, rejected } = selection;
+        self.verification = Some(Verification::new(host.clone(), targets, limits));
+        let Selection { chosen, attach, rejected, .. } = selection;
         let targets: Vec<String> = targets.iter().map(Target::to_string).collect();
         let rates = Direction::BOTH.into_iter().filter_map(|direction| {
             limits.get(direction).map(|limit| format!("{direction} {}", limit.rate))
         });
         info!(
-            "limiting {} to {} with {chosen} ({attach})",
+            "limiting {} to {} with {chosen} ({attach}), {}",
             targets.join(", "),
-            rates.collect::<Vec<_>>().join(", ")
+            rates.collect::<Vec<_>>().join(", "),
+            why(selection)
         );
         self.events.set_backend(*chosen);
         self.events.emit(Event::Selected { attach, rejected });
@@ -64,7 +71,13 @@ impl Report {
             }
         }
         match session.counters(id) {
-            Ok(counters) => self.stats(counters),
+            Ok(counters) => {
+                self.stats(counters);
+                let problem = self.verification.as_mut().and_then(|it| it.tick(&counters));
+                if let Some(message) = problem {
+                    self.warn(&message);
+                }
+            }
             Err(error) => self.warn(&error.to_string()),
         }
         is_over
@@ -92,6 +105,16 @@ impl Report {
             warn!("{message}");
             self.events.emit(Event::Warning { message });
         }
+    }
+}
+
+/// Why this backend; the reasons of those that were rejected stand in the log before.
+fn why(Selection { asked, rejected, .. }: &Selection) -> String {
+    let names: Vec<String> = rejected.iter().map(|other| other.backend.to_string()).collect();
+    match (asked, names.is_empty()) {
+        (true, _) => "as asked".to_owned(),
+        (false, true) => "the best one, and it works here".to_owned(),
+        (false, false) => format!("since {} cannot", names.join(" and ")),
     }
 }
 
