@@ -1,12 +1,13 @@
 #!/bin/sh
-# Builds the kernel programs: ebpf/chadthrottle.bpf.o and the record of what made it.
+# Builds the kernel programs, ebpf/chadthrottle.bpf.o and ebpf/counter.bpf.o, each with the
+# record of what made it.
 #
-#   ebpf/build.sh          build, and replace the object that is checked in
+#   ebpf/build.sh          build, and replace the objects that are checked in
 #   ebpf/build.sh --check  build elsewhere, and compare: with the recorded tools the bytes
 #                          must be the same; with others it says so, and whether they differ
 #
 # Needs Debian 12 (as root, to install what is missing). The object does not depend on the
-# directory it is built in. BPF_OBJECT=FILE writes the object there instead.
+# directory it is built in. BPF_OBJECT=FILE writes chadthrottle.bpf.o there instead, and no other.
 set -eu
 
 linker_version=0.13.0
@@ -14,7 +15,6 @@ llvm=22
 
 cd "$(dirname "$0")/.."
 root=$PWD
-object=ebpf/chadthrottle.bpf.o
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/chadthrottle
 
 # Debian's compiler, which has libcore for the BPF target; not a rustup one before it.
@@ -59,7 +59,7 @@ linker() {
 flags="-C link-arg=--btf -C link-arg=--llvm-args=--inline-threshold=100000 -C target-cpu=v3 \
     -C debuginfo=2 -C panic=abort"
 
-build() { # TO
+build() { # BINARY TO
     target=$(mktemp -d)
     home=${CARGO_HOME:-$HOME/.cargo}
     env -u CARGO_ENCODED_RUSTFLAGS \
@@ -68,9 +68,9 @@ build() { # TO
         RUSTFLAGS="-C linker=$linker $flags --remap-path-prefix=$root=. \
             --remap-path-prefix=$home=/cargo --remap-path-prefix=$target=/target" \
         $cargo build --quiet --locked --release --package chadthrottle-ebpf \
-        --bin chadthrottle-kernel --features kernel --target bpfel-unknown-none
+        --bin "$1" --features kernel --target bpfel-unknown-none
     # Line information is a third of the object and helps nobody but the verifier's log.
-    "$strip" -g -R .BTF.ext -R .rel.BTF.ext "$target/bpfel-unknown-none/release/chadthrottle-kernel" -o "$1"
+    "$strip" -g -R .BTF.ext -R .rel.BTF.ext "$target/bpfel-unknown-none/release/$1" -o "$2"
     rm -r "$target"
 }
 
@@ -85,27 +85,38 @@ checksum() {
     sha256sum "$1" | cut -d ' ' -f 1
 }
 
+check() { # BINARY OBJECT
+    rebuilt=$(mktemp)
+    build "$1" "$rebuilt"
+    if cmp -s "$rebuilt" "$2"; then
+        echo "$2: rebuilt, the same bytes"
+    elif [ "$(tool_record)" = "$(grep -v '^sha256: ' "$2.record")" ]; then
+        echo "$2: the recorded tools give other bytes; run ebpf/build.sh" >&2
+        exit 1
+    else
+        echo "$2: other tools than recorded give other bytes; test what they built" >&2
+        tool_record | diff "$2.record" - >&2 || true
+    fi
+    rm "$rebuilt"
+}
+
+replace() { # BINARY OBJECT
+    build "$1" "$2"
+    { tool_record; echo "sha256: $(checksum "$2")"; } >"$2.record"
+}
+
+each() { # WHAT
+    "$1" chadthrottle-kernel ebpf/chadthrottle.bpf.o
+    "$1" chadthrottle-counter ebpf/counter.bpf.o
+}
+
 tools
 linker
 case "${1:-}" in
 '')
-    build "${BPF_OBJECT:-$object}"
-    [ -n "${BPF_OBJECT:-}" ] || { tool_record; echo "sha256: $(checksum $object)"; } >$object.record
+    if [ -n "${BPF_OBJECT:-}" ]; then build chadthrottle-kernel "$BPF_OBJECT"; else each replace; fi
     ;;
---check)
-    rebuilt=$(mktemp)
-    build "$rebuilt"
-    if cmp -s "$rebuilt" $object; then
-        echo "$object: rebuilt, the same bytes"
-    elif [ "$(tool_record)" = "$(grep -v '^sha256: ' $object.record)" ]; then
-        echo "$object: the recorded tools give other bytes; run ebpf/build.sh" >&2
-        exit 1
-    else
-        echo "$object: other tools than recorded give other bytes; test what they built" >&2
-        tool_record | diff $object.record - >&2 || true
-    fi
-    rm "$rebuilt"
-    ;;
+--check) each check ;;
 *)
     echo "usage: ebpf/build.sh [--check]" >&2
     exit 2

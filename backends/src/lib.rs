@@ -7,6 +7,7 @@
 //! | [`bpf`] | the bpf(2) calls that aya keeps private |
 //! | [`btf`] | offsets from the kernel's own type information |
 //! | [`links`] | interfaces of a namespace, and where a packet is charged once |
+//! | [`meter`] | how much each process moves, without limiting it |
 //! | [`netfilter`] | nftables from Rust |
 //! | [`netns`] | working inside another network namespace |
 //! | [`queue`] | pacing packets in user space, as nftables hands them over |
@@ -18,6 +19,7 @@ pub mod bpf;
 pub mod btf;
 pub mod ebpf;
 pub mod links;
+pub mod meter;
 pub mod moved;
 pub mod neighbours;
 pub mod netfilter;

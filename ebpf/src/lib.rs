@@ -20,3 +20,4 @@ pub mod pace;
 pub mod packet;
 #[cfg(target_arch = "bpf")]
 mod sys;
+pub mod tally;

@@ -168,13 +168,22 @@ const RETURN_1: [Instruction; 2] = [
 ///
 /// Minimum kernel 5.9.
 pub fn run_iterator(program: impl AsFd) -> io::Result<()> {
+    read_iterator(program, &mut [0; 4096], |_| ())
+}
+
+/// The same for any iterator program; `found` gets what it prints, in pieces of at most the
+/// buffer's size that may end anywhere.
+pub fn read_iterator(
+    program: impl AsFd,
+    buffer: &mut [u8],
+    mut found: impl FnMut(&[u8]),
+) -> io::Result<()> {
     let link = sys::iterator_link(program.as_fd())?;
     let mut iterator = File::from(sys::iter_create(link.as_fd())?);
-    let mut output = [0; 4096];
     loop {
-        match iterator.read(&mut output) {
+        match iterator.read(buffer) {
             Ok(0) => return Ok(()),
-            Ok(_) => {}
+            Ok(length) => found(&buffer[..length]),
             // After a million objects without output the kernel lets us breathe.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

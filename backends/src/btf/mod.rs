@@ -45,6 +45,14 @@ pub struct Offsets {
     pub task_pid: u32,
     /// `task_struct.tgid`: the process.
     pub task_tgid: u32,
+    /// `task_struct.start_boottime` (u64): nanoseconds after boot.
+    pub task_started: u32,
+    /// `task_struct.comm`.
+    pub task_comm: u32,
+    /// `sock_common.skc_family` (u16).
+    pub family: u32,
+    /// `socket.sk`.
+    pub socket_sk: u32,
     /// The id of the iterator over TCP sockets (`bpf_iter_tcp`, kernel 5.9).
     pub tcp_iterator: Option<u32>,
     /// `bpf_skc_to_mptcp_sock` (kernel 5.19 with `CONFIG_MPTCP`).
@@ -74,7 +82,7 @@ impl Offsets {
     }
 
     fn from_types(types: &Types<'_>) -> Result<Self, String> {
-        let [tcp_sock, task] = types.structs(["tcp_sock", "task_struct"]);
+        let [tcp_sock, task, socket] = types.structs(["tcp_sock", "task_struct", "socket"]);
         let tcp = |path: &[&str]| find(types, "tcp_sock", tcp_sock, path);
         let common = |field| tcp(&["inet_conn", "icsk_inet", "sk", "__sk_common", field]);
         let task = |path: &[&str]| find(types, "task_struct", task, path);
@@ -90,6 +98,10 @@ impl Offsets {
             cookie: common("skc_cookie")?.byte(),
             task_pid: task(&["pid"])?.byte(),
             task_tgid: task(&["tgid"])?.byte(),
+            task_started: task(&["start_boottime"])?.byte(),
+            task_comm: task(&["comm"])?.byte(),
+            family: common("skc_family")?.byte(),
+            socket_sk: find(types, "socket", socket, &["sk"])?.byte(),
             tcp_iterator: iterator,
             has_mptcp: to_mptcp.is_some(),
             sets_callbacks: types.has_name("TCP_BPF_SOCK_OPS_CB_FLAGS"),
@@ -162,6 +174,9 @@ mod tests {
         assert_eq!(offsets.rcv_nxt * 8, bits("tcp_sock", "rcv_nxt"));
         assert_eq!(offsets.task_pid * 8, bits("task_struct", "pid"));
         assert_eq!(offsets.task_tgid * 8, bits("task_struct", "tgid"));
+        assert_eq!(offsets.task_started * 8, bits("task_struct", "start_boottime"));
+        assert_eq!(offsets.task_comm * 8, bits("task_struct", "comm"));
+        assert_eq!(offsets.socket_sk * 8, bits("socket", "sk"));
         let wscale = offsets.rcv_wscale;
         assert_eq!(
             wscale.byte * 8 + wscale.shift,

@@ -53,16 +53,27 @@ impl DiagSocket {
 /// All TCP sockets (but those in `TIME_WAIT`, which carry no data) and UDP sockets, IPv4 and
 /// IPv6, in the network namespace of the calling thread.
 pub fn dump() -> Result<Vec<DiagSocket>> {
-    let socket = connect().map_err(|error| failed("open", error))?;
     let mut sockets = Vec::new();
+    each(false, |response, family, protocol| {
+        sockets.push(parse(response, family, protocol));
+    })?;
+    Ok(sockets)
+}
+
+/// The same, as the kernel says it, protocols by their number; `with_info` asks for `tcp_info` too.
+pub(super) fn each(
+    with_info: bool,
+    mut found: impl FnMut(&InetResponse, Family, u8),
+) -> Result<()> {
+    let socket = connect().map_err(|error| failed("open", error))?;
     for (family, number) in [(Family::Inet, AF_INET), (Family::Inet6, AF_INET6)] {
         for (protocol, name) in [(IPPROTO_TCP, "TCP"), (IPPROTO_UDP, "UDP")] {
-            request(&socket, number, protocol)
-                .and_then(|()| receive(&socket, family, protocol, &mut sockets))
+            request(&socket, number, protocol, with_info)
+                .and_then(|()| receive(&socket, |response| found(response, family, protocol)))
                 .map_err(|error| failed(name, error))?;
         }
     }
-    Ok(sockets)
+    Ok(())
 }
 
 fn failed(what: &str, error: io::Error) -> Error {
@@ -84,14 +95,14 @@ fn connect() -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn request(socket: &Socket, family: u8, protocol: u8) -> io::Result<()> {
+fn request(socket: &Socket, family: u8, protocol: u8, with_info: bool) -> io::Result<()> {
     let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let mut message = NetlinkMessage::new(
         NetlinkHeader::default(),
         SockDiagMessage::InetRequest(InetRequest {
             family,
             protocol,
-            extensions: ExtensionFlags::empty(),
+            extensions: if with_info { ExtensionFlags::INFO } else { ExtensionFlags::empty() },
             // Every state there is now or will be (bound-only sockets came with 6.8).
             states: StateFlags::from_bits_retain(!(1 << TCP_TIME_WAIT)),
             socket_id,
@@ -106,12 +117,7 @@ fn request(socket: &Socket, family: u8, protocol: u8) -> io::Result<()> {
 }
 
 /// Reads one dump to its end.
-fn receive(
-    socket: &Socket,
-    family: Family,
-    protocol: u8,
-    sockets: &mut Vec<DiagSocket>,
-) -> io::Result<()> {
+fn receive(socket: &Socket, mut found: impl FnMut(&InetResponse)) -> io::Result<()> {
     let mut buffer = vec![0_u8; BUFFER];
     loop {
         let length = socket.recv(&mut &mut buffer[..], 0)?;
@@ -124,7 +130,7 @@ fn receive(
             rest = rest.get(size..).unwrap_or_default();
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                    sockets.push(parse(&response, family, protocol));
+                    found(&response);
                 }
                 NetlinkPayload::Done(done) if done.code < 0 => {
                     return Err(io::Error::from_raw_os_error(-done.code));
@@ -137,7 +143,7 @@ fn receive(
     }
 }
 
-fn parse(response: &InetResponse, family: Family, protocol: u8) -> DiagSocket {
+pub(super) fn parse(response: &InetResponse, family: Family, protocol: u8) -> DiagSocket {
     let header = &response.header;
     // Two u32 in host order, the lower half first (sock_diag_save_cookie).
     let half = |at: usize| {

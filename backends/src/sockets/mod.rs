@@ -4,13 +4,15 @@
 //!   such a socket as a descriptor of ours (`pidfd_getfd`, kernel 5.6) and makes sure that it
 //!   still is the same one; [`of_process`] does both and describes what it got.
 //! - [`SocketMap::scan`] tells all the processes that hold a socket.
-//! - [`diag::dump`] lists the sockets of a network namespace with cookie and cgroup.
+//! - [`diag::dump`] lists the sockets of a network namespace with cookie and cgroup,
+//!   [`connections()`] with addresses, round trip time and what TCP counts.
 //! - [`restore`] undoes pacing and window clamp without any BPF.
 //!
 //! Descriptor tables are those of thread group leaders: a thread that left its group's table
 //! by `unshare(CLONE_FILES)` is not looked into.
 
 mod clamp;
+mod connections;
 pub mod diag;
 mod info;
 mod map;
@@ -32,6 +34,7 @@ use rustix::{
 pub use clamp::{
     NO_CLAMP, NO_PACE, mark, pace, restore, set_mark, set_pace, set_window_clamp, window_clamp,
 };
+pub use connections::{Connection, connections};
 pub use diag::DiagSocket;
 pub use info::{Family, Protocol, SocketInfo, describe, netns_cookie};
 pub use map::SocketMap;
