@@ -25,8 +25,11 @@ fn iperf3(args: &[&str], is_counting: bool) -> (Tally, f64) {
     command.args(["-J", "-t", "3", "-c", &address, "--logfile"]).arg(&report).args(args);
     let mut client = Running::start(&mut command);
     let mut last = None;
-    while client.status().is_none() {
+    // Also after its end: what it moved last must not be lost.
+    let mut ended = false;
+    while !ended {
         thread::sleep(Duration::from_millis(300));
+        ended = client.status().is_some();
         let sample = meter.sample().expect("a sample");
         last = sample.processes.get(&client.pid().cast_signed()).cloned().or(last);
     }
