@@ -28,3 +28,4 @@ pub mod queue;
 pub mod rehearsal;
 pub mod rtnetlink;
 pub mod sockets;
+pub mod tc;

@@ -5,10 +5,13 @@
 //! changes namespace, so nothing can be left in the wrong one.
 
 use std::{
-    fmt,
-    os::fd::{AsFd, OwnedFd},
+    fmt, fs,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     panic::resume_unwind,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
 };
@@ -61,12 +64,45 @@ impl Netns {
         self.id
     }
 
+    /// The one with this id, if something still names it: a process in it, or a mounted namespace
+    /// file as those of `ip netns`. One that is kept by nothing but open descriptors is not found.
+    pub fn find(host: &Host, id: u64) -> Result<Option<Self>> {
+        let current = Self::current()?;
+        if current.id == id {
+            return Ok(Some(current));
+        }
+        let mounts = fs::read_to_string(host.proc.join("self/mountinfo")).unwrap_or_default();
+        let mounted = mounts.lines().filter_map(|line| mounted_namespace(line, id));
+        let processes = fs::read_dir(&host.proc).into_iter().flatten().flatten();
+        let processes = processes.map(|entry| entry.path().join("ns/net"));
+        // What a path names may have changed since it was listed.
+        Ok(mounted.chain(processes).find_map(|path| {
+            let named = fs::metadata(&path).is_ok_and(|data| data.ino() == id);
+            if named { Self::open(&path).ok().filter(|netns| netns.id == id) } else { None }
+        }))
+    }
+
     fn of_pid(host: &Host, pid: i32) -> Result<Self> {
         Self::at(&host.proc.join(pid.to_string()).join("ns/net"))
     }
 
     fn open(path: &Path) -> Result<Self, Errno> {
         let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { id: fstat(&fd)?.st_ino, fd: Arc::new(fd) })
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl TryFrom<OwnedFd> for Netns {
+    type Error = Errno;
+
+    /// A descriptor that names a namespace, such as one that a guardian held.
+    fn try_from(fd: OwnedFd) -> Result<Self, Errno> {
         Ok(Self { id: fstat(&fd)?.st_ino, fd: Arc::new(fd) })
     }
 }
@@ -120,6 +156,12 @@ pub fn of_cgroup(host: &Host, path: &Path) -> Result<Vec<Netns>> {
         }
     }
     Ok(found)
+}
+
+/// Where a line of mountinfo says that this namespace is mounted: "... net:[ID] /run/netns/x ...".
+fn mounted_namespace(line: &str, id: u64) -> Option<PathBuf> {
+    let mut fields = line.split(' ').skip(3);
+    (fields.next()? == format!("net:[{id}]")).then(|| fields.next().map(PathBuf::from))?
 }
 
 fn failed(object: impl fmt::Display, errno: Errno) -> Error {

@@ -51,10 +51,8 @@ pub(super) fn undo(host: &Host, record: &Undo, held: &Held, all: &[Undo]) -> Res
         }
         // Read together with the sockets.
         Undo::Pace { .. } => Ok(()),
-        Undo::Leaf { .. } | Undo::Marks { .. } => {
-            Err(Error::new(chadthrottle_core::ErrorKind::Failed, "take back", record)
-                .meaning("It is not a change that this backend makes."))
-        }
+        _ => Err(Error::new(chadthrottle_core::ErrorKind::Failed, "take back", record)
+            .meaning("It is not a change that this backend makes.")),
     }
 }
 

@@ -92,6 +92,11 @@ pub fn list(socket: &mut Socket) -> Result<Vec<Link>> {
     Ok(links)
 }
 
+/// Whether there is still an interface with this number.
+pub fn exists(socket: &mut Socket, index: u32) -> Result<bool> {
+    Ok(list(socket)?.iter().any(|link| link.index == index))
+}
+
 /// Opens a socket in the namespace of the calling thread, for [`list`].
 pub fn socket() -> Result<Socket> {
     Socket::open().map_err(|error| Error::io("open", "a netlink socket", error))

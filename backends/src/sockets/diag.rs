@@ -1,6 +1,6 @@
 //! The sockets of a network namespace, as `sock_diag` lists them.
 
-use std::io;
+use std::{io, net::IpAddr};
 
 use chadthrottle_core::{Error, Result, check::Remedy};
 use netlink_packet_core::{
@@ -40,6 +40,11 @@ pub struct DiagSocket {
     pub state: u8,
     /// Local port, 0 when none.
     pub port: u16,
+    /// Local address, unspecified when it is any. An IPv4 address that an IPv6 socket uses is an
+    /// IPv4 address here.
+    pub local: IpAddr,
+    /// Where it is connected to, in the same way; port 0 when it is not.
+    pub remote: (IpAddr, u16),
 }
 
 impl DiagSocket {
@@ -53,27 +58,49 @@ impl DiagSocket {
 /// All TCP sockets (but those in `TIME_WAIT`, which carry no data) and UDP sockets, IPv4 and
 /// IPv6, in the network namespace of the calling thread.
 pub fn dump() -> Result<Vec<DiagSocket>> {
-    let mut sockets = Vec::new();
-    each(false, |response, family, protocol| {
-        sockets.push(parse(response, family, protocol));
-    })?;
-    Ok(sockets)
+    Diag::open()?.dump()
 }
 
 /// The same, as the kernel says it, protocols by their number; `with_info` asks for `tcp_info` too.
 pub(super) fn each(
     with_info: bool,
-    mut found: impl FnMut(&InetResponse, Family, u8),
+    found: impl FnMut(&InetResponse, Family, u8),
 ) -> Result<()> {
-    let socket = connect().map_err(|error| failed("open", error))?;
-    for (family, number) in [(Family::Inet, AF_INET), (Family::Inet6, AF_INET6)] {
-        for (protocol, name) in [(IPPROTO_TCP, "TCP"), (IPPROTO_UDP, "UDP")] {
-            request(&socket, number, protocol, with_info)
-                .and_then(|()| receive(&socket, |response| found(response, family, protocol)))
-                .map_err(|error| failed(name, error))?;
-        }
+    Diag::open()?.each(with_info, found)
+}
+
+/// Lists the sockets of one namespace again and again.
+pub struct Diag(Socket);
+
+impl Diag {
+    /// For the network namespace of the calling thread.
+    pub fn open() -> Result<Self> {
+        connect().map(Self).map_err(|error| failed("open", error))
     }
-    Ok(())
+
+    /// What [`dump`] lists, of this namespace.
+    pub fn dump(&self) -> Result<Vec<DiagSocket>> {
+        let mut sockets = Vec::new();
+        self.each(false, |response, family, protocol| {
+            sockets.push(parse(response, family, protocol));
+        })?;
+        Ok(sockets)
+    }
+
+    fn each(
+        &self,
+        with_info: bool,
+        mut found: impl FnMut(&InetResponse, Family, u8),
+    ) -> Result<()> {
+        for (family, number) in [(Family::Inet, AF_INET), (Family::Inet6, AF_INET6)] {
+            for (protocol, name) in [(IPPROTO_TCP, "TCP"), (IPPROTO_UDP, "UDP")] {
+                request(&self.0, number, protocol, with_info)
+                    .and_then(|()| receive(&self.0, |response| found(response, family, protocol)))
+                    .map_err(|error| failed(name, error))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn failed(what: &str, error: io::Error) -> Error {
@@ -166,5 +193,10 @@ pub(super) fn parse(response: &InetResponse, family: Family, protocol: u8) -> Di
         cgroup,
         state: header.state,
         port: header.socket_id.source_port,
+        local: header.socket_id.source_address.to_canonical(),
+        remote: (
+            header.socket_id.destination_address.to_canonical(),
+            header.socket_id.destination_port,
+        ),
     }
 }

@@ -7,4 +7,4 @@ mod tree;
 pub use leaf::Leaf;
 pub(crate) use leaf::take_back;
 pub use mount::Cgroups;
-pub use tree::{id, is_cgroup2, own, processes};
+pub use tree::{id, ids, is_cgroup2, own, processes};

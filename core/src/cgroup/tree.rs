@@ -58,6 +58,14 @@ pub fn id(path: &Path) -> Result<u64> {
     }
 }
 
+/// The ids of a cgroup and of all below it; none when it does not exist.
+#[must_use]
+pub fn ids(path: &Path) -> BTreeSet<u64> {
+    let mut found: BTreeSet<u64> = id(path).into_iter().collect();
+    walk(path, &mut |entry| found.extend(entry.metadata().map(|data| data.ino())));
+    found
+}
+
 /// The pids in a cgroup and all below it. What vanishes meanwhile is left out.
 pub fn processes(path: &Path) -> Result<Vec<i32>> {
     let mut pids = BTreeSet::new();

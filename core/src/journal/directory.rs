@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use super::{
-    Entry,
+    Entry, Undo,
     claims::Claim,
     file::{Contents, Header, JournalFile, Line, Pending, VERSION, run_error},
 };
@@ -132,6 +132,35 @@ pub fn live(host: &Host) -> Result<Vec<Instance>> {
     }
     let _lock = lock(host)?;
     live_except(host, Path::new(""))
+}
+
+/// Keeps all other instances from starting, claiming and changing what instances share, as long as
+/// it lives: for moments only.
+#[derive(Debug)]
+pub struct Exclusive {
+    _lock: File,
+}
+
+/// Waits for the run directory.
+pub fn exclusive(host: &Host) -> Result<Exclusive> {
+    Ok(Exclusive { _lock: lock(host)? })
+}
+
+impl Exclusive {
+    /// Every change on record in any journal of this boot, whoever made it and lives or not:
+    /// tells what belongs to chadthrottle.
+    pub fn recorded(&self, host: &Host) -> Result<Vec<Undo>> {
+        let boot_id = host.boot_id()?;
+        let mut found = Vec::new();
+        for path in journals(host)? {
+            let Some(file) = open(&path)? else { continue };
+            let Contents { header, pending, .. } = JournalFile::new(file, path).read()?;
+            if header.is_some_and(|header| header.boot_id == boot_id) {
+                found.extend(pending.into_values().map(|pending| pending.undo));
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// The living instances but one; the caller holds the directory's lock.

@@ -21,7 +21,7 @@ use std::{
 };
 
 pub use claims::Claim;
-pub use directory::{Instance, StaleJournal, live, stale};
+pub use directory::{Exclusive, Instance, StaleJournal, exclusive, live, stale};
 pub use file::Pending;
 pub use undo::Undo;
 

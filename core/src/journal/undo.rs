@@ -54,6 +54,28 @@ pub enum Undo {
         /// Bytes per second.
         rate: u64,
     },
+    /// An ifb device of ours; our name is proof enough, since nobody else uses it.
+    Device {
+        /// The inode of its network namespace.
+        netns: u64,
+        /// Its name.
+        name: String,
+    },
+    /// Filters of ours on an interface.
+    Filters {
+        /// The inode of the interface's network namespace.
+        netns: u64,
+        /// The interface's number there: the kernel does not use one twice, a name may go to
+        /// another interface.
+        link: u32,
+        /// Its name, for people.
+        name: String,
+        /// Their preference; IPv6 has the next one.
+        preference: u16,
+        /// The clsact qdisc that they hang on is of chadthrottle's making, and goes with the
+        /// last filter.
+        made_clsact: bool,
+    },
 }
 
 /// In plain words, as an infinitive: "remove the cgroup /sys/fs/cgroup/x".
@@ -75,6 +97,14 @@ impl fmt::Display for Undo {
             Self::Pace { cookie, rate } => write!(
                 f,
                 "give the socket with cookie {cookie} back its own pace of {rate} bytes a second"
+            ),
+            Self::Device { netns, name } => {
+                write!(f, "delete the device {name} in the network namespace {netns}")
+            }
+            Self::Filters { netns, name, preference, .. } => write!(
+                f,
+                "delete the filters with preference {preference} of {name} in the network \
+                 namespace {netns}"
             ),
         }
     }

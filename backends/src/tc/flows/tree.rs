@@ -1,0 +1,251 @@
+//! The u32 filters of one hook: any number of flows, looked up by the local port.
+//!
+//! ```text
+//! preference of the family, root:  TCP, header of 5 words     -> table of TCP, bucket: local port
+//!                                  TCP, header of 6..15 words ->   the same
+//!                                  UDP ...                    -> table of UDP
+//! table, bucket n:                 ports, addresses           -> redirect to our device
+//! ```
+//!
+//! A bucket holds the flows whose local port ends in the same byte, so that thousands of flows
+//! cost a packet a few comparisons. Fragments but the first have no ports and are not matched.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use chadthrottle_core::{Direction, Error, ErrorKind, Result};
+use netlink_packet_core::Emitable;
+use netlink_packet_route::{RouteNetlinkMessage, tc::TcU32Selector};
+
+use super::flow::{Flow, Transport};
+use crate::{
+    rtnetlink::{Refusal, Socket},
+    tc::{
+        hook::{ETHERTYPES, Hook, Listed, free_tables, list},
+        message::{NEW, filter},
+        shaper::no_filter,
+        u32::{key, lead, link, redirect, table},
+    },
+};
+
+/// As many as u32 allows.
+const BUCKETS: u32 = 256;
+/// Numbers of filters within a bucket: 12 bits, 0 is the bucket itself.
+const NODES: u32 = 0xfff;
+
+/// The filters as they should be in the kernel.
+#[derive(Debug)]
+pub(in crate::tc) struct Tree {
+    direction: Direction,
+    device: u32,
+    /// By family, then transport.
+    tables: [[u32; 2]; 2],
+    flows: HashMap<Flow, u32>,
+    taken: HashMap<u32, BTreeSet<u32>>,
+}
+
+impl Tree {
+    /// Plants the tables and what leads to them; no flow is matched yet.
+    pub(in crate::tc) fn plant(
+        rt: &mut Socket,
+        hook: &Hook,
+        direction: Direction,
+        device: u32,
+    ) -> Result<Self> {
+        let listed = list(rt, hook.spot(direction))?;
+        let free = free_tables(&listed, 4);
+        let &[tcp4, udp4, tcp6, udp6] = free.as_slice() else { return Err(full(hook)) };
+        let tables = [[tcp4, udp4], [tcp6, udp6]];
+        let tree =
+            Self { direction, device, tables, flows: HashMap::new(), taken: HashMap::new() };
+        let answers = rt.execute_all(tree.frame(hook));
+        let answers = answers.map_err(Refusal::from).and_then(CollectAll::collect_all);
+        answers.map_err(|refusal| no_filter(&hook.link.name, refusal))?;
+        Ok(tree)
+    }
+
+    /// Tables first, then the filters that lead to them.
+    fn frame(&self, hook: &Hook) -> Vec<(RouteNetlinkMessage, u16)> {
+        let spot = hook.spot(self.direction);
+        let mut messages = Vec::new();
+        for (family, ethertype) in ETHERTYPES.into_iter().enumerate() {
+            let preference = hook.preference + family as u16;
+            let tables = self.tables[family];
+            for number in tables {
+                messages.push(filter(
+                    spot,
+                    number << 20,
+                    preference,
+                    ethertype,
+                    table(BUCKETS),
+                ));
+            }
+            for (transport, number) in Transport::BOTH.into_iter().zip(tables) {
+                for selector in entries(family, transport, self.direction) {
+                    let options = lead(selector, number << 20);
+                    messages.push(filter(spot, 0, preference, ethertype, options));
+                }
+            }
+        }
+        messages
+            .into_iter()
+            .map(|message| (RouteNetlinkMessage::NewTrafficFilter(message), NEW))
+            .collect()
+    }
+
+    /// Makes the filters match exactly these flows: new ones first, so that none is free meanwhile.
+    /// A flow that cannot be matched is tried again with the next call.
+    pub(in crate::tc) fn sync(
+        &mut self,
+        rt: &mut Socket,
+        hook: &Hook,
+        flows: &HashSet<Flow>,
+    ) -> Result<()> {
+        let new: Vec<Flow> =
+            flows.iter().filter(|flow| !self.flows.contains_key(flow)).copied().collect();
+        let old: Vec<Flow> =
+            self.flows.keys().filter(|flow| !flows.contains(flow)).copied().collect();
+        if new.is_empty() && old.is_empty() {
+            return Ok(());
+        }
+        let mut messages = Vec::with_capacity(new.len() + old.len());
+        let mut placed = Vec::with_capacity(new.len());
+        for flow in new {
+            let Some(node) = self.place(&flow) else { continue };
+            messages.push((self.add(hook, &flow, node), NEW));
+            placed.push((flow, node));
+        }
+        let added = messages.len();
+        messages.extend(old.iter().map(|flow| (self.delete(hook, flow), 0)));
+        let answers = rt
+            .execute_all(messages)
+            .map_err(|error| Error::io("change the filters of", &hook.link.name, error))?;
+
+        let mut outcome = Ok(());
+        for ((flow, node), answer) in placed.into_iter().zip(&answers) {
+            match answer {
+                Ok(()) => drop(self.flows.insert(flow, node)),
+                Err(_) => self.vacate(node),
+            }
+        }
+        for flow in old {
+            if let Some(node) = self.flows.remove(&flow) {
+                self.vacate(node);
+            }
+        }
+        if let Some(refusal) = answers.into_iter().take(added).find_map(Result::err) {
+            outcome = Err(no_filter(&hook.link.name, refusal));
+        }
+        outcome
+    }
+
+    /// Compares with what the kernel has: whether every filter is there and matches what it should.
+    /// Some kernels take a match that they do not know and ignore it.
+    pub(in crate::tc) fn is_intact(&self, rt: &mut Socket, hook: &Hook) -> Result<bool> {
+        let listed = list(rt, hook.spot(self.direction))?;
+        let ours: HashMap<u32, &Listed> = listed
+            .iter()
+            .filter(|filter| filter.preference & !1 == hook.preference)
+            .map(|filter| (filter.handle, filter))
+            .collect();
+        let entries = (0..2).flat_map(|family| {
+            Transport::BOTH.map(|transport| entries(family, transport, self.direction).count())
+        });
+        let entries: usize = entries.sum();
+        let leading = ours.iter().filter(|(handle, filter)| {
+            *handle & 0xfff != 0
+                && !self.tables.as_flattened().contains(&(*handle >> 20))
+                && !filter.selector.is_empty()
+        });
+        let flows = self.flows.iter().all(|(flow, node)| {
+            let expected = bytes_of(&flow.selector(self.direction));
+            ours.get(node).is_some_and(|filter| filter.selector.starts_with(&expected))
+        });
+        Ok(flows && leading.count() == entries)
+    }
+
+    fn add(&self, hook: &Hook, flow: &Flow, node: u32) -> RouteNetlinkMessage {
+        let options = redirect(node & !NODES, flow.selector(self.direction), self.device);
+        RouteNetlinkMessage::NewTrafficFilter(self.message(hook, flow, node, options))
+    }
+
+    fn delete(&self, hook: &Hook, flow: &Flow) -> RouteNetlinkMessage {
+        let node = self.flows.get(flow).copied().unwrap_or_default();
+        RouteNetlinkMessage::DelTrafficFilter(self.message(hook, flow, node, Vec::new()))
+    }
+
+    fn message(
+        &self,
+        hook: &Hook,
+        flow: &Flow,
+        node: u32,
+        options: Vec<netlink_packet_route::tc::TcOption>,
+    ) -> netlink_packet_route::tc::TcMessage {
+        let preference = hook.preference + flow.family() as u16;
+        filter(hook.spot(self.direction), node, preference, ETHERTYPES[flow.family()], options)
+    }
+
+    /// A free number in the flow's bucket; `None` when 4095 flows have it already.
+    fn place(&mut self, flow: &Flow) -> Option<u32> {
+        let table = self.tables[flow.family()][flow.transport as usize];
+        let bucket = table << 20 | u32::from(flow.port & 0xff) << 12;
+        let taken = self.taken.entry(bucket).or_default();
+        let free = (1..=NODES).find(|number| !taken.contains(number))?;
+        taken.insert(free);
+        Some(bucket | free)
+    }
+
+    fn vacate(&mut self, node: u32) {
+        if let Some(taken) = self.taken.get_mut(&(node & !NODES)) {
+            taken.remove(&(node & NODES));
+        }
+    }
+}
+
+/// The selectors that lead from the root to a table, one for each length of the IP header.
+fn entries(
+    family: usize,
+    transport: Transport,
+    direction: Direction,
+) -> impl Iterator<Item = TcU32Selector> {
+    // The low byte of the local port.
+    let hash = match direction {
+        Direction::Upload => 0x00ff_0000,
+        Direction::Download => 0x0000_00ff,
+    };
+    let words = if family == 0 { 5..=15_u32 } else { 10..=10 };
+    words.map(move |words| {
+        let keys = match family {
+            0 => vec![
+                key(0, (0x40 | words) << 24, 0xff00_0000),
+                key(8, transport.number() << 16, 0x00ff_0000),
+                // The fragment offset: ports are in the first fragment only.
+                key(4, 0, 0x0000_1fff),
+            ],
+            _ => vec![key(4, transport.number() << 8, 0x0000_ff00)],
+        };
+        link(keys, 4 * words as u16, hash)
+    })
+}
+
+fn bytes_of(selector: &TcU32Selector) -> Vec<u8> {
+    let mut bytes = vec![0; selector.buffer_len()];
+    selector.emit(&mut bytes);
+    bytes
+}
+
+fn full(hook: &Hook) -> Error {
+    Error::new(ErrorKind::Failed, "find free u32 tables on", &hook.link.name)
+        .meaning("Hundreds of limits have filters there.")
+        .advice("Run chadthrottle clean.")
+}
+
+/// The first refusal, if there is one.
+trait CollectAll {
+    fn collect_all(self) -> Result<(), Refusal>;
+}
+
+impl<T: IntoIterator<Item = Result<(), Refusal>>> CollectAll for T {
+    fn collect_all(self) -> Result<(), Refusal> {
+        self.into_iter().collect()
+    }
+}

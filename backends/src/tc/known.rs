@@ -1,0 +1,124 @@
+//! What is known about the sockets of a target between two looks.
+
+use std::collections::HashSet;
+
+use chadthrottle_core::{Host, Result};
+
+use super::{flows::Owned, members::Members};
+use crate::sockets::{self, DiagSocket, Protocol, SocketMap};
+
+/// Descriptor tables are read only when a socket appeared that was not there before, when somebody
+/// joined the target, or once a second: for the rest one list of all sockets is enough.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// All sockets of the last look, whoever has them.
+    seen: HashSet<u64>,
+    /// Those in the descriptor tables of the target's processes.
+    held: HashSet<u64>,
+    /// Of those, the ones that wait for connections or packets, when others hold them too.
+    shared: HashSet<u64>,
+    /// Those whose sharing has been found out.
+    examined: HashSet<u64>,
+    /// Cookies of the target's sockets: one that was closed sends the rest without an owner.
+    cookies: HashSet<u64>,
+    pids: Vec<i32>,
+    stale: bool,
+}
+
+impl Known {
+    /// Makes the next [`Known::learn`] read everything.
+    pub(super) fn look_again(&mut self) {
+        self.stale = true;
+        self.examined.clear();
+    }
+
+    /// Takes in a list of all sockets of one namespace.
+    pub(super) fn learn(
+        &mut self,
+        host: &Host,
+        members: &[Members],
+        sockets: &[DiagSocket],
+    ) -> Result<()> {
+        let pids: Vec<i32> = members.iter().flat_map(Members::pids).collect();
+        let inodes: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
+        if self.stale || pids != self.pids || !inodes.is_subset(&self.seen) {
+            self.held = pids
+                .iter()
+                // What ends meanwhile has no sockets any more.
+                .flat_map(|&pid| sockets::inodes_of(host, pid).unwrap_or_default())
+                .map(|(_, inode)| inode)
+                .collect();
+            if self.stale {
+                self.seen.clear();
+            }
+            (self.pids, self.stale) = (pids, false);
+        }
+        self.seen.extend(inodes);
+        self.examine(host, members, sockets)?;
+        let ours: Vec<u64> = {
+            let view = self.view(members);
+            let ours = sockets.iter().filter(|socket| view.has(socket));
+            ours.map(|socket| socket.cookie).collect()
+        };
+        let listed: HashSet<u64> = sockets.iter().map(|socket| socket.cookie).collect();
+        self.cookies.retain(|cookie| listed.contains(cookie));
+        self.cookies.extend(ours);
+        Ok(())
+    }
+
+    /// Finds out which of the target's open doors others can use too.
+    fn examine(
+        &mut self,
+        host: &Host,
+        members: &[Members],
+        sockets: &[DiagSocket],
+    ) -> Result<()> {
+        let view = self.view(members);
+        let doors: HashSet<u64> = sockets
+            .iter()
+            .filter(|socket| socket.inode != 0 && is_door(socket) && view.has(socket))
+            .map(|socket| socket.inode)
+            .collect();
+        if doors.is_subset(&self.examined) {
+            return Ok(());
+        }
+        let owners = SocketMap::scan(host)?;
+        let strangers = |inode: u64| {
+            let pids = owners.owners(inode).iter();
+            pids.filter(|pid| !members.iter().any(|members| members.has_process(**pid))).count()
+        };
+        self.shared = doors.iter().copied().filter(|&inode| strangers(inode) > 0).collect();
+        self.examined = doors;
+        Ok(())
+    }
+
+    pub(super) fn view<'a>(&'a self, members: &'a [Members]) -> View<'a> {
+        View { known: self, members }
+    }
+}
+
+/// Listeners, and UDP sockets without a peer.
+fn is_door(socket: &DiagSocket) -> bool {
+    socket.is_listening() || (socket.protocol == Protocol::Udp && socket.remote.1 == 0)
+}
+
+/// See [`Owned`].
+pub(super) struct View<'a> {
+    known: &'a Known,
+    members: &'a [Members],
+}
+
+impl Owned for View<'_> {
+    fn has(&self, socket: &DiagSocket) -> bool {
+        let created = |id| self.members.iter().any(|members| members.has_cgroup(id));
+        let held = match socket.inode {
+            0 => self.known.cookies.contains(&socket.cookie),
+            inode => self.known.held.contains(&inode),
+        };
+        held || socket.cgroup.is_some_and(created)
+    }
+
+    fn is_shared(&self, socket: &DiagSocket) -> bool {
+        self.known.shared.contains(&socket.inode)
+    }
+}

@@ -1,0 +1,291 @@
+//! One limit in force: its targets, their sockets, and the namespaces they are limited in.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    thread,
+    time::{Duration, Instant},
+};
+
+use chadthrottle_core::{
+    Counters, Direction, Host, LimitId, Limits, Notice, Result, Target, error::Error,
+    journal::Journal,
+};
+use tracing::debug;
+
+use super::{
+    flows::{Selected, select},
+    known::Known,
+    members::{Members, State},
+    shares,
+    space::Space,
+};
+
+/// How often what is taken for granted in between is looked at again: descriptors that were passed
+/// on, namespaces that were changed, filters that somebody deleted.
+const THOROUGH: Duration = Duration::from_secs(1);
+/// How often counters are read.
+const COUNT: Duration = Duration::from_millis(250);
+/// How long what waits in our queues may take to leave them when the limit ends.
+const DRAIN: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// The journal and the host, for what is recorded.
+type Ledger<'a> = (&'a Journal, &'a Host);
+
+/// See the module's documentation.
+pub(super) struct Active {
+    limits: Limits,
+    members: Vec<Members>,
+    known: Known,
+    spaces: BTreeMap<u64, Space>,
+    /// What passed in namespaces, or before an update, that are not ours any more.
+    before: Counters,
+    /// The target is gone and was reported as such.
+    away: bool,
+    ended: bool,
+    said: HashSet<String>,
+    looked: Instant,
+    counted: Instant,
+}
+
+impl Active {
+    /// Limits what the targets have now. When it fails nothing is left.
+    pub(super) fn start(
+        id: LimitId,
+        targets: &[Target],
+        limits: &Limits,
+        ledger: Ledger<'_>,
+        notices: &mut Vec<Notice>,
+    ) -> Result<Self> {
+        let members = targets
+            .iter()
+            .map(|target| Members::enter(ledger.1, target))
+            .collect::<Result<_>>()?;
+        let mut active = Self {
+            limits: *limits,
+            members,
+            known: Known::default(),
+            spaces: BTreeMap::new(),
+            before: Counters::default(),
+            away: false,
+            ended: false,
+            said: HashSet::new(),
+            looked: Instant::now(),
+            counted: Instant::now(),
+        };
+        let filled = active.look(id, ledger, notices).and_then(|()| active.verify());
+        match filled {
+            Ok(()) => Ok(active),
+            Err(error) => {
+                if let Err(second) = active.release(ledger) {
+                    tracing::warn!("{second}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads the filters back once: a kernel that ignores a match would limit everybody.
+    fn verify(&mut self) -> Result<()> {
+        self.spaces.values_mut().try_for_each(Space::verify)
+    }
+
+    /// Whether this has not been said yet.
+    pub(super) fn is_news(&mut self, notice: &Notice) -> bool {
+        match notice {
+            Notice::Warning(text) => self.said.insert(text.clone()),
+            Notice::TargetEnded(_) => true,
+        }
+    }
+
+    /// Makes the filters match the sockets that the targets have now.
+    pub(super) fn look(
+        &mut self,
+        id: LimitId,
+        ledger: Ledger<'_>,
+        notices: &mut Vec<Notice>,
+    ) -> Result<()> {
+        let now = Instant::now();
+        let thorough = now.duration_since(self.looked) >= THOROUGH;
+        if thorough {
+            self.looked = now;
+            self.members.iter_mut().for_each(Members::look_again);
+            self.known.look_again();
+        }
+        self.refresh_members(id, ledger.1, notices);
+        self.enter_namespaces(ledger, notices)?;
+        let mut said = Vec::new();
+        let mut outcome = Ok(());
+        for space in self.spaces.values_mut() {
+            let synced = follow(space, &mut self.known, &self.members, ledger, &mut said);
+            outcome = outcome.and(synced);
+            if thorough {
+                for name in space.repair(Some(ledger))? {
+                    said.push(format!(
+                        "somebody deleted our filters from {name}; they are there again"
+                    ));
+                }
+            }
+        }
+        if now.duration_since(self.counted) >= COUNT {
+            self.counted = now;
+            outcome = outcome.and(self.count());
+        }
+        for text in said {
+            let notice = Notice::Warning(text);
+            if self.is_news(&notice) {
+                notices.push(notice);
+            }
+        }
+        outcome
+    }
+
+    fn refresh_members(&mut self, id: LimitId, host: &Host, notices: &mut Vec<Notice>) {
+        let states: Vec<State> =
+            self.members.iter_mut().map(|members| members.refresh(host)).collect();
+        let away = states.contains(&State::Away);
+        if away && !self.away {
+            notices.push(Notice::Warning(
+                "a limited cgroup is gone; it is limited again when it comes back".to_owned(),
+            ));
+        }
+        self.away = away;
+        if !self.ended && states.iter().all(|state| *state == State::Ended) {
+            self.ended = true;
+            notices.push(Notice::TargetEnded(id));
+        }
+    }
+
+    /// Limits the target in namespaces that it has entered since.
+    fn enter_namespaces(
+        &mut self,
+        ledger: Ledger<'_>,
+        notices: &mut Vec<Notice>,
+    ) -> Result<()> {
+        let namespaces: Vec<_> = self.members.iter().flat_map(Members::namespaces).collect();
+        for netns in namespaces {
+            if self.spaces.contains_key(&netns.id()) {
+                continue;
+            }
+            debug!("limiting in {netns}");
+            let space = Space::create(&netns, &self.limits, Some(ledger))?;
+            for (name, direction) in space.behind_others() {
+                notices.push(Notice::Warning(format!(
+                    "others have filters for the {direction} on {name}, which are asked before \
+                     ours: what they accept for good is not limited"
+                )));
+            }
+            self.spaces.insert(netns.id(), space);
+            if self.spaces.len() > 1 {
+                self.share()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the counters, and divides the rates among the namespaces by what they use.
+    fn count(&mut self) -> Result<()> {
+        let refreshed = self.spaces.values_mut().try_for_each(Space::refresh);
+        if self.spaces.len() > 1 {
+            self.share()?;
+        }
+        refreshed
+    }
+
+    /// A device shapes one namespace only: the limit is divided, so that it holds over all.
+    fn share(&mut self) -> Result<()> {
+        for direction in Direction::BOTH {
+            let Some(limit) = self.limits.get(direction) else { continue };
+            let rate = limit.rate.bytes_per_second();
+            let uses: Vec<_> =
+                self.spaces.values_mut().map(|space| space.used(direction)).collect();
+            for (space, share) in self.spaces.values_mut().zip(shares::divide(rate, &uses)) {
+                space.set_rate(direction, share)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the rates in place. A direction that is limited from now on, or not any more, gets
+    /// new devices before the old ones go.
+    pub(super) fn update(&mut self, limits: &Limits, ledger: Ledger<'_>) -> Result<()> {
+        let same = Direction::BOTH.into_iter().all(|direction| {
+            limits.get(direction).is_some() == self.limits.get(direction).is_some()
+        });
+        self.limits = *limits;
+        if same {
+            for space in self.spaces.values_mut() {
+                for direction in Direction::BOTH {
+                    if let Some(limit) = limits.get(direction) {
+                        space.set_rate(direction, limit.rate.bytes_per_second())?;
+                    }
+                }
+            }
+            return if self.spaces.len() > 1 { self.share() } else { Ok(()) };
+        }
+        self.count()?;
+        self.before = self.counters();
+        for old in std::mem::take(&mut self.spaces).into_values() {
+            let mut new = Space::create(&old.netns, limits, Some(ledger))?;
+            follow(&mut new, &mut self.known, &self.members, ledger, &mut Vec::new())?;
+            self.spaces.insert(new.netns.id(), new);
+            finish(vec![old], ledger)?;
+        }
+        Ok(())
+    }
+
+    /// As of at most a quarter of a second ago.
+    pub(super) fn counters(&self) -> Counters {
+        let all = self.spaces.values().map(Space::counters);
+        all.fold(self.before, shares::sum)
+    }
+
+    /// Lets everything pass, then deletes all. Goes on after an error; returns the first.
+    pub(super) fn release(mut self, ledger: Ledger<'_>) -> Result<Counters> {
+        let counted = self.count();
+        if let Err(error) = counted {
+            debug!("{error}");
+        }
+        let counters = self.counters();
+        finish(std::mem::take(&mut self.spaces).into_values().collect(), ledger)?;
+        Ok(counters)
+    }
+}
+
+/// Brings the filters of one namespace up to date.
+fn follow(
+    space: &mut Space,
+    known: &mut Known,
+    members: &[Members],
+    ledger: Ledger<'_>,
+    said: &mut Vec<String>,
+) -> Result<()> {
+    let errors = space.follow_links(Some(ledger))?;
+    said.extend(errors.iter().map(Error::to_string));
+    let sockets = space.sockets()?;
+    known.learn(ledger.1, members, &sockets)?;
+    let Selected { flows, ambiguous } = select(&sockets, &known.view(members));
+    for port in ambiguous {
+        said.push(format!(
+            "UDP port {port} is also used by processes that are not limited; what it sends and \
+             receives cannot be told apart and is not limited"
+        ));
+    }
+    space.sync(&flows)
+}
+
+/// Ends the limit in these namespaces: filters first, then what waits may go, then the devices.
+fn finish(mut spaces: Vec<Space>, ledger: Ledger<'_>) -> Result<()> {
+    let mut outcome = Ok(());
+    for space in &mut spaces {
+        outcome = outcome.and(space.open(Some(ledger)));
+    }
+    let deadline = Instant::now() + DRAIN;
+    while spaces.iter_mut().any(|space| space.backlog() > 0) && Instant::now() < deadline {
+        thread::sleep(PAUSE);
+    }
+    for space in spaces {
+        outcome = outcome.and(space.clear(Some(ledger)));
+    }
+    outcome
+}

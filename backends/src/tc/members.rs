@@ -1,0 +1,167 @@
+//! Which processes, cgroups and network namespaces a target is, read from /proc.
+//!
+//! No process is moved: the sockets tell whose they are by the descriptor tables and by the cgroup
+//! in which they were created. So this works where the cgroup tree is read-only, and there is
+//! nothing to be put back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
+
+use chadthrottle_core::{
+    Host, Result, Target, cgroup,
+    process::{self, Process},
+};
+use tracing::info;
+
+use crate::netns::Netns;
+
+/// One target of a limit.
+#[derive(Debug)]
+pub(super) struct Members {
+    target: Target,
+    /// By pid, with the network namespace that each was seen in.
+    processes: BTreeMap<i32, (Process, Option<Netns>)>,
+    /// A cgroup target and all cgroups below it.
+    cgroups: BTreeSet<u64>,
+    /// What the kernel handed out last when /proc was read: without a newer pid nobody was born.
+    last_pid: Option<String>,
+}
+
+/// What became of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Alive,
+    /// The cgroup is gone, but it may come again.
+    Away,
+    Ended,
+}
+
+impl Members {
+    pub(super) fn enter(host: &Host, target: &Target) -> Result<Self> {
+        let mut members = Self {
+            target: target.clone(),
+            processes: BTreeMap::new(),
+            cgroups: BTreeSet::new(),
+            last_pid: None,
+        };
+        match target {
+            Target::Process(process) => {
+                members.processes.insert(process.key.pid, (process.clone(), None));
+            }
+            Target::Cgroup(target) => drop(cgroup::id(&target.path)?),
+        }
+        members.refresh(host);
+        members.look_again();
+        Ok(members)
+    }
+
+    /// Looks again who belongs to it. Cheap when nobody came.
+    pub(super) fn refresh(&mut self, host: &Host) -> State {
+        let state = match self.target.clone() {
+            Target::Process(_) => {
+                self.processes.retain(|_, (process, _)| process.is_alive());
+                self.find_children(host);
+                if self.processes.is_empty() { State::Ended } else { State::Alive }
+            }
+            Target::Cgroup(target) => {
+                let cgroups = cgroup::ids(&target.path);
+                if self.cgroups.is_empty() && !cgroups.is_empty() && self.last_pid.is_some() {
+                    info!("{} is back and limited again", target.name);
+                }
+                self.cgroups = cgroups;
+                self.last_pid = Some(String::new());
+                self.list(host, &cgroup::processes(&target.path).unwrap_or_default());
+                match (self.cgroups.is_empty(), target.follow) {
+                    (false, _) => State::Alive,
+                    (true, true) => State::Away,
+                    (true, false) => State::Ended,
+                }
+            }
+        };
+        self.learn_namespaces(host);
+        state
+    }
+
+    /// Forgets what is taken for granted in between: a process may change its namespace.
+    pub(super) fn look_again(&mut self) {
+        for (_, netns) in self.processes.values_mut() {
+            *netns = None;
+        }
+    }
+
+    fn learn_namespaces(&mut self, host: &Host) {
+        for (process, netns) in self.processes.values_mut() {
+            if netns.is_none() {
+                *netns = Netns::of(host, process).ok();
+            }
+        }
+    }
+
+    fn find_children(&mut self, host: &Host) {
+        let last = last_pid(host);
+        if last.is_some() && last == self.last_pid {
+            return;
+        }
+        self.last_pid = last;
+        loop {
+            let roots: Vec<i32> = self.processes.keys().copied().collect();
+            let before = self.processes.len();
+            for key in process::children(host, &roots) {
+                if let Some(child) = Process::reopen(host, key) {
+                    self.processes.entry(key.pid).or_insert((child, None));
+                }
+            }
+            if self.processes.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Opens the processes that came, forgets those that went.
+    fn list(&mut self, host: &Host, pids: &[i32]) {
+        self.processes.retain(|pid, (process, _)| pids.contains(pid) && process.is_alive());
+        for &pid in pids {
+            if !self.processes.contains_key(&pid)
+                && let Ok(process) = Process::open(host, pid)
+            {
+                self.processes.insert(pid, (process, None));
+            }
+        }
+    }
+
+    pub(super) fn pids(&self) -> impl Iterator<Item = i32> {
+        self.processes.keys().copied()
+    }
+
+    pub(super) fn has_process(&self, pid: i32) -> bool {
+        self.processes.contains_key(&pid)
+    }
+
+    /// Whether sockets created in this cgroup are meant.
+    pub(super) fn has_cgroup(&self, id: u64) -> bool {
+        self.cgroups.contains(&id)
+    }
+
+    /// The namespaces of its processes. A cgroup that is empty will be filled from ours: it is the
+    /// leaf of a command.
+    pub(super) fn namespaces(&self) -> Vec<Netns> {
+        let mut found: Vec<Netns> = Vec::new();
+        for netns in self.processes.values().filter_map(|(_, netns)| netns.as_ref()) {
+            if !found.contains(netns) {
+                found.push(netns.clone());
+            }
+        }
+        if found.is_empty() && matches!(self.target, Target::Cgroup(_)) {
+            found.extend(Netns::current());
+        }
+        found
+    }
+}
+
+/// The last field of /proc/loadavg: the pid that was handed out last in our pid namespace.
+fn last_pid(host: &Host) -> Option<String> {
+    let text = fs::read_to_string(host.proc.join("loadavg")).ok()?;
+    text.split_whitespace().last().map(str::to_owned)
+}

@@ -1,0 +1,66 @@
+//! The tc backend: HTB on ifb devices of our own.
+//!
+//! | where | what |
+//! |---|---|
+//! | `members` | which processes, cgroups and namespaces are meant |
+//! | `known`, `flows` | which sockets they have, and the u32 filters that match their packets |
+//! | `hook` | the clsact qdisc of an interface, where the filters hang |
+//! | `shape`, `shaper`, `device` | HTB on an ifb device: rates, bursts, queues, counters |
+//! | `space` | all of it in one network namespace |
+//! | `limit`, `shares` | one limit over all namespaces of its targets |
+//! | `engine` | all limits, and the thread that looks after new sockets |
+//! | `undo` | taking back what a dead instance left |
+//! | `probe` | what this kernel lets us do |
+//! | `message`, `u32` | netlink encodings |
+//!
+//! A packet of the target leaves (or reaches) an interface, a filter redirects it to our device,
+//! HTB keeps it until it is its turn, and it goes on where it came from. No root qdisc is touched.
+
+mod device;
+mod engine;
+mod flows;
+mod hook;
+mod known;
+mod limit;
+mod members;
+mod message;
+mod probe;
+mod shape;
+mod shaper;
+mod shares;
+mod space;
+mod u32;
+mod undo;
+
+use chadthrottle_core::{
+    Backend, BackendId, Capabilities, Engine, Host, Result,
+    check::ProbeReport,
+    journal::{Held, Journal, Undo},
+};
+
+/// HTB and ifb through rtnetlink; no BPF.
+#[derive(Debug, Default)]
+pub struct TcBackend;
+
+impl Backend for TcBackend {
+    fn id(&self) -> BackendId {
+        BackendId::Tc
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        // Devices, qdiscs and filters have no owner in the kernel: the guardian deletes them.
+        Capabilities { shapes: true, moves_processes: false, crash_safe: false }
+    }
+
+    fn probe(&self, host: &Host) -> ProbeReport {
+        probe::probe(host)
+    }
+
+    fn start(&self, host: &Host, journal: &Journal) -> Result<Box<dyn Engine>> {
+        Ok(Box::new(engine::TcEngine::start(host, journal)?))
+    }
+
+    fn undo(&self, host: &Host, undo: &Undo, held: &Held, _: &[Undo]) -> Result<()> {
+        undo::undo(host, undo, held)
+    }
+}

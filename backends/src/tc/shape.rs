@@ -1,0 +1,326 @@
+//! The arithmetic of a rate limit: HTB's rates, bursts and queue.
+//!
+//! ```text
+//! ifb  htb 1:  1:1 rate      1:10 TCP over IPv4    each: [tbf splitter] fifo or fq_codel, 100 ms
+//!                            1:11 TCP over IPv6
+//!                            1:12 UDP over IPv4
+//!                            1:13 UDP over IPv6
+//!              1:20 acks, not limited
+//! ```
+//!
+//! **Payload.** HTB counts whole frames. What a user asks for is payload, so the four kinds of
+//! packets, whose headers differ, have classes of their own: payload = bytes - packets x headers.
+//! From what passed, the rate that HTB needs is set anew ([`Correction`]).
+//!
+//! **Large GSO packets.** HTB takes one of 64 KB whole, which at 1 Mbit/s is half a second. Below
+//! [`SPLIT_BELOW`] a tbf qdisc stands before the queue: what is larger than its burst it cuts into
+//! segments (`tbf_segment`, `net/sched/sch_tbf.c`, kernel 3.13), and at a rate whose packet times
+//! round to zero it never delays anything.
+
+use std::time::{Duration, Instant};
+
+use super::message::{Attributes, Spot, handle, queueing, rate64, ratespec, ticks, words};
+use netlink_packet_route::tc::{TcHandle, TcMessage, TcOption, TcQdiscFqCodelOption};
+
+/// Ethernet, which every device but those of tunnels has.
+const ETHERNET: u64 = 14;
+
+/// A kind of packets with headers of one size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// The minor number of its class.
+    pub(super) class: u16,
+    pub(super) ethertype: u16,
+    /// IP protocol number.
+    pub(super) protocol: u8,
+    /// Ethernet, IP and TCP (with timestamps) or UDP headers, in bytes.
+    pub(super) headers: u64,
+}
+
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// All four. TCP's timestamps (RFC 7323) are the default of every system but Windows: without
+/// them the application gets 0.8 % more than it asked for.
+pub(super) const KINDS: [Kind; 4] = [
+    Kind { class: 0x10, ethertype: IPV4, protocol: TCP, headers: ETHERNET + 20 + 32 },
+    Kind { class: 0x11, ethertype: IPV6, protocol: TCP, headers: ETHERNET + 40 + 32 },
+    Kind { class: 0x12, ethertype: IPV4, protocol: UDP, headers: ETHERNET + 20 + 8 },
+    Kind { class: 0x13, ethertype: IPV6, protocol: UDP, headers: ETHERNET + 40 + 8 },
+];
+
+/// The class of all kinds together, and the one that is not limited.
+pub(super) const ALL: u16 = 1;
+pub(super) const FREE: u16 = 0x20;
+
+/// 100 Mbit/s: from there on 64 KB take less than 6 ms and need not be cut.
+const SPLIT_BELOW: u64 = 12_500_000;
+/// The queue holds so much time, and at least so many bytes.
+const QUEUE: Duration = Duration::from_millis(100);
+const QUEUE_BYTES: u64 = 30_000;
+/// How long a burst may be: HTB's own default collapses from 100 Mbit/s on.
+const BURST: Duration = Duration::from_millis(8);
+const BURST_BYTES: u64 = 10_000;
+/// A rate at which the time of a packet rounds to 0 ns, so that tbf only cuts.
+const INSTANT: u64 = 100_000_000_000_000;
+/// 100 Gbit/s: for what is not limited.
+const UNLIMITED: u64 = 12_500_000_000;
+
+/// Attributes of HTB (`include/uapi/linux/pkt_sched.h`).
+const HTB_PARMS: u16 = 1;
+const HTB_INIT: u16 = 2;
+const HTB_RATE64: u16 = 6;
+const HTB_CEIL64: u16 = 7;
+/// Of tbf.
+const TBF_PARMS: u16 = 1;
+const TBF_RATE64: u16 = 4;
+const TBF_BURST: u16 = 6;
+
+/// How one direction is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Frames, bytes per second.
+    rate: u64,
+    /// The largest frame that must pass whole, in bytes.
+    frame: u32,
+    /// Whether the kernel has `fq_codel`.
+    fq_codel: bool,
+}
+
+impl Shape {
+    /// For a rate of frames in bytes per second and interfaces of this MTU.
+    pub(super) fn new(rate: u64, mtu: u32, fq_codel: bool) -> Self {
+        // Ethernet with a VLAN tag.
+        Self { rate: rate.max(1), frame: mtu.max(1500) + 18, fq_codel }
+    }
+
+    fn bytes_in(&self, time: Duration) -> u64 {
+        (u128::from(self.rate) * time.as_nanos() / 1_000_000_000) as u64
+    }
+
+    fn splits(&self) -> bool {
+        self.rate < SPLIT_BELOW
+    }
+
+    /// Bytes that the queue of one class holds.
+    pub(super) fn queue(&self) -> u32 {
+        let bytes = self.bytes_in(QUEUE).max(QUEUE_BYTES).max(2 * u64::from(self.frame));
+        u32::try_from(bytes).unwrap_or(u32::MAX)
+    }
+
+    /// The qdisc at the root of the device. What no filter classifies is TCP over IPv4.
+    pub(super) fn root(link: u32) -> TcMessage {
+        let version = 3;
+        let rate_to_quantum = 10;
+        let default = u32::from(KINDS[0].class);
+        let globals = words(&[version, rate_to_quantum, default, 0, 0]);
+        let spot = Spot { link, parent: TcHandle::ROOT };
+        let options: Attributes = vec![(HTB_INIT, globals)];
+        queueing(spot, handle(1, 0), "htb", options)
+    }
+
+    /// All classes, parents first.
+    pub(super) fn classes(&self, link: u32) -> Vec<TcMessage> {
+        let mut classes = vec![self.class(link, 0, ALL, self.rate, self.rate)];
+        let quarter = (self.rate / KINDS.len() as u64).max(1);
+        classes.extend(
+            KINDS.iter().map(|kind| self.class(link, ALL, kind.class, quarter, self.rate)),
+        );
+        classes.push(self.class(link, 0, FREE, UNLIMITED, UNLIMITED));
+        classes
+    }
+
+    fn class(&self, link: u32, parent: u16, own: u16, rate: u64, ceil: u64) -> TcMessage {
+        let of = |rate: u64| Self { rate, ..*self }.bytes_in(BURST).max(BURST_BYTES);
+        let mut parms = Vec::new();
+        parms.extend(ratespec(rate));
+        parms.extend(ratespec(ceil));
+        // Turns among the kinds: a frame each, or a large packet where they stay whole.
+        let quantum = if self.splits() { self.frame } else { 64 * 1024 };
+        let (level, priority) = (0, 0);
+        parms.extend(words(&[
+            ticks(of(rate), rate),
+            ticks(of(ceil), ceil),
+            quantum,
+            level,
+            priority,
+        ]));
+        let mut options: Attributes = vec![(HTB_PARMS, parms)];
+        options.extend(rate64(HTB_RATE64, rate));
+        options.extend(rate64(HTB_CEIL64, ceil));
+        let spot = Spot { link, parent: handle(1, parent) };
+        queueing(spot, handle(1, own), "htb", options)
+    }
+
+    /// The queues below the classes of the four kinds.
+    pub(super) fn leaves(&self, link: u32) -> Vec<TcMessage> {
+        KINDS.iter().flat_map(|kind| self.leaf(link, kind.class)).collect()
+    }
+
+    fn leaf(&self, link: u32, class: u16) -> Vec<TcMessage> {
+        let class_spot = Spot { link, parent: handle(1, class) };
+        // Handles of their own: one that exists elsewhere would be moved as it is, not made anew.
+        let (split, below, whole) =
+            (handle(class, 0), handle(class << 4, 0), handle((class << 4) + 1, 0));
+        if !self.splits() {
+            return vec![self.queue_qdisc(class_spot, whole)];
+        }
+        let mut leaf = vec![self.splitter(class_spot, split)];
+        if self.fq_codel {
+            // tbf brings a fifo of its own; its only class is number 1.
+            leaf.push(self.queue_qdisc(Spot { link, parent: handle(class, 1) }, below));
+        }
+        leaf
+    }
+
+    fn splitter(&self, spot: Spot, own: TcHandle) -> TcMessage {
+        let mut parms = Vec::new();
+        parms.extend(ratespec(INSTANT));
+        parms.extend([0; 12]);
+        parms.extend(words(&[self.queue(), 0, 0]));
+        let mut options: Attributes =
+            vec![(TBF_PARMS, parms), (TBF_BURST, words(&[self.frame]))];
+        options.extend(rate64(TBF_RATE64, INSTANT));
+        queueing(spot, own, "tbf", options)
+    }
+
+    fn queue_qdisc(&self, spot: Spot, own: TcHandle) -> TcMessage {
+        if !self.fq_codel {
+            // struct tc_fifo_qopt
+            return queueing(spot, own, "bfifo", words(&[self.queue()]));
+        }
+        // CoDel's target must leave room for the frames that take their turns.
+        let frame_us = 1_000_000 * u64::from(self.frame) / self.rate;
+        let target = (2 * frame_us).clamp(5_000, 50_000) as u32;
+        let options = vec![
+            TcOption::FqCodel(TcQdiscFqCodelOption::Target(target)),
+            TcOption::FqCodel(TcQdiscFqCodelOption::Interval(100_000.max(target * 2))),
+            TcOption::FqCodel(TcQdiscFqCodelOption::Limit(self.queue().div_ceil(1_000))),
+            TcOption::FqCodel(TcQdiscFqCodelOption::Ecn(0)),
+        ];
+        queueing(spot, own, "fq_codel", options)
+    }
+}
+
+/// What passed through a class since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Passed {
+    /// Frames, in bytes.
+    pub(super) bytes: u64,
+    /// Packets; one that HTB took whole counts as its segments.
+    pub(super) packets: u64,
+    pub(super) dropped: u64,
+    /// Bytes that wait.
+    pub(super) backlog: u64,
+}
+
+impl Passed {
+    /// Without the headers.
+    pub(super) fn payload(&self, kind: &Kind) -> u64 {
+        self.bytes.saturating_sub(self.packets * kind.headers)
+    }
+}
+
+/// How many bytes of frames carry so many bytes of payload.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Correction {
+    /// In units of [`ONE`].
+    ratio: u64,
+    frames: u64,
+    payload: u64,
+    at: Instant,
+}
+
+/// How often it is reckoned anew, from how many bytes of payload at least.
+const INTERVAL: Duration = Duration::from_millis(250);
+const SAMPLE: u64 = 20_000;
+/// A frame that is all payload.
+const ONE: u64 = 1 << 16;
+/// Packets of less than 44 bytes do not get more, so that a change of their size is no burst.
+const LARGEST: u64 = 5 * ONE / 2;
+/// Smaller changes of the ratio are not worth a message.
+const NOTABLE: u64 = ONE / 1000;
+
+impl Correction {
+    /// From full frames of TCP over IPv4.
+    pub(super) fn new(mtu: u32) -> Self {
+        let frame = u64::from(mtu.clamp(576, 1500)) + ETHERNET;
+        let ratio = frame * ONE / (frame - KINDS[0].headers);
+        Self { ratio, frames: 0, payload: 0, at: Instant::now() }
+    }
+
+    /// The rate of frames that carries this rate of payload.
+    pub(super) fn frames(&self, payload: u64) -> u64 {
+        (u128::from(payload) * u128::from(self.ratio) / u128::from(ONE)) as u64
+    }
+
+    /// Reckons with what has passed by now in all; says whether the ratio is another one.
+    pub(super) fn reckon(&mut self, frames: u64, payload: u64, now: Instant) -> bool {
+        let (new_frames, new_payload) =
+            (frames.saturating_sub(self.frames), payload.saturating_sub(self.payload));
+        if now.duration_since(self.at) < INTERVAL || new_payload < SAMPLE {
+            return false;
+        }
+        (self.frames, self.payload, self.at) = (frames, payload, now);
+        let ratio = new_frames.saturating_mul(ONE) / new_payload;
+        let ratio = ratio.clamp(ONE, LARGEST);
+        let differs = ratio.abs_diff(self.ratio) > NOTABLE;
+        if differs {
+            self.ratio = ratio;
+        }
+        differs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_hold_a_tenth_of_a_second() {
+        for (mbit, bytes) in [(1_u64, 30_000), (10, 125_000), (1000, 12_500_000)] {
+            assert_eq!(Shape::new(mbit * 125_000, 1500, false).queue(), bytes, "{mbit} Mbit/s");
+        }
+    }
+
+    #[test]
+    fn rates_above_34_gbit_have_64_bits() {
+        let options = |gbit: u64| {
+            let shape = Shape::new(gbit * 125_000_000, 1500, false);
+            let mut class = shape.class(1, 0, 1, shape.rate, shape.rate);
+            class.attributes.pop().unwrap()
+        };
+        let length = |gbit| netlink_packet_core::Nla::value_len(&options(gbit));
+        assert_eq!(length(40), length(10) + 2 * 12);
+    }
+
+    #[test]
+    fn what_is_fast_is_not_cut() {
+        let kinds = |mbit: u64| -> Vec<String> {
+            let leaves = Shape::new(mbit * 125_000, 1500, false).leaf(1, 0x10);
+            leaves.iter().map(|leaf| format!("{:?}", leaf.attributes[0])).collect()
+        };
+        assert!(kinds(10)[0].contains("tbf") && kinds(200)[0].contains("bfifo"));
+    }
+
+    #[test]
+    fn a_burst_is_8_ms_in_ticks() {
+        // 1 MB at 1 Gbit/s are 8 ms, 125000 ticks of 64 ns.
+        assert_eq!(ticks(1_000_000, 125_000_000), 125_000);
+    }
+
+    #[test]
+    fn payload_is_learnt_from_what_passed() {
+        let mut correction = Correction::new(1500);
+        assert!(correction.frames(1_448_000).abs_diff(1_514_000) < 30);
+        let later = Instant::now() + INTERVAL;
+        assert!(!correction.reckon(1514, 1448, later), "one packet says nothing");
+        // UDP with 100 bytes of payload.
+        assert!(correction.reckon(142_000, 100_000, later));
+        assert!(correction.frames(1_000_000).abs_diff(1_420_000) < 20);
+        assert!(!correction.reckon(284_000, 200_000, later), "too early");
+        assert!(!correction.reckon(284_000, 200_000, later + INTERVAL), "the same");
+    }
+}

@@ -1,0 +1,294 @@
+//! One direction of one limit in one namespace: a device with HTB, and what passed through it.
+
+use std::time::Instant;
+
+use chadthrottle_core::{
+    Direction, Error, Result, backend::Count, check::Remedy, journal::Journal,
+};
+use netlink_packet_core::NLM_F_REPLACE;
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcHandle, TcMessage},
+};
+
+use super::{
+    device::Device,
+    message::{NEW, Spot, filter, handle, new_qdisc},
+    shape::{Correction, FREE, KINDS, Kind, Passed, Shape},
+    shares::Use,
+    u32::{classify, key, terminal},
+};
+use crate::{
+    netns::Netns,
+    rtnetlink::{Refusal, Reply, Socket, attributes, u32_of},
+};
+
+/// `struct tcmsg`.
+const HEADER: usize = 20;
+/// `TCA_STATS2`, and in it `TCA_STATS_BASIC` and `TCA_STATS_QUEUE`.
+const STATS: u16 = 7;
+const BASIC: u16 = 1;
+const QUEUE: u16 = 3;
+/// Fast enough to let what waits go at once.
+const OPEN: u64 = 12_500_000_000;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Shaper {
+    pub(super) direction: Direction,
+    pub(super) device: Device,
+    /// Payload, bytes per second.
+    rate: u64,
+    mtu: u32,
+    fq_codel: bool,
+    correction: Correction,
+    passed: [Passed; KINDS.len()],
+    /// Payload, bytes per second, between the last two refreshes.
+    recent: u64,
+    read: Instant,
+}
+
+impl Shaper {
+    /// Makes the device and its qdisc. When it fails nothing is left.
+    pub(super) fn create(
+        rt: &mut Socket,
+        netns: &Netns,
+        direction: Direction,
+        rate: u64,
+        mtu: u32,
+        journal: Option<&Journal>,
+    ) -> Result<Self> {
+        let device = Device::create(rt, netns, direction, journal)?;
+        let mut shaper = Self {
+            direction,
+            device,
+            rate,
+            mtu,
+            fq_codel: true,
+            correction: Correction::new(mtu),
+            passed: Default::default(),
+            recent: 0,
+            read: Instant::now(),
+        };
+        match shaper.furnish(rt) {
+            Ok(()) => Ok(shaper),
+            Err(error) => {
+                if let Err(second) = shaper.device.delete(rt, journal) {
+                    tracing::warn!("{second}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::new(self.correction.frames(self.rate), self.mtu, self.fq_codel)
+    }
+
+    fn furnish(&mut self, rt: &mut Socket) -> Result<()> {
+        let link = self.device.index;
+        let (message, flags) = new_qdisc(Shape::root(link));
+        rt.execute(message, flags).map_err(|refusal| no_qdisc("htb", &self.device, refusal))?;
+        for class in self.shape().classes(link) {
+            rt.execute(RouteNetlinkMessage::NewTrafficClass(class), NEW)
+                .map_err(|refusal| refusal.explain("add an htb class to", &self.device.name))?;
+        }
+        self.furnish_leaves(rt)?;
+        for message in classifiers(link) {
+            rt.execute(RouteNetlinkMessage::NewTrafficFilter(message), NEW)
+                .map_err(|refusal| no_filter(&self.device.name, refusal))?;
+        }
+        Ok(())
+    }
+
+    /// With `fq_codel` where the kernel has it.
+    fn furnish_leaves(&mut self, rt: &mut Socket) -> Result<()> {
+        loop {
+            let leaves = self.shape().leaves(self.device.index);
+            let added = leaves.into_iter().try_for_each(|leaf| {
+                let (message, flags) = new_qdisc(leaf);
+                rt.execute(message, (flags & !netlink_packet_core::NLM_F_EXCL) | NLM_F_REPLACE)
+            });
+            match added {
+                Ok(()) => return Ok(()),
+                Err(refusal) if self.fq_codel && refusal.code() == libc::ENOENT => {
+                    self.fq_codel = false;
+                }
+                Err(refusal) => return Err(no_qdisc("tbf", &self.device, refusal)),
+            }
+        }
+    }
+
+    /// Changes the rate in place; no packet passes unlimited meanwhile.
+    pub(super) fn set_rate(&mut self, rt: &mut Socket, rate: u64) -> Result<()> {
+        if rate == self.rate {
+            return Ok(());
+        }
+        self.rate = rate;
+        self.apply(rt)?;
+        self.furnish_leaves(rt)
+    }
+
+    /// Lets interfaces with a larger MTU join: what they send must pass whole.
+    pub(super) fn set_mtu(&mut self, rt: &mut Socket, mtu: u32) -> Result<()> {
+        if mtu <= self.mtu {
+            return Ok(());
+        }
+        self.mtu = mtu;
+        self.furnish_leaves(rt)
+    }
+
+    fn apply(&self, rt: &mut Socket) -> Result<()> {
+        let classes = self.shape().classes(self.device.index);
+        self.replace(rt, classes)
+    }
+
+    fn replace(&self, rt: &mut Socket, classes: Vec<TcMessage>) -> Result<()> {
+        for class in classes {
+            rt.execute(RouteNetlinkMessage::NewTrafficClass(class), NLM_F_REPLACE)
+                .map_err(|refusal| refusal.explain("change the rate of", &self.device.name))?;
+        }
+        Ok(())
+    }
+
+    /// Reads what passed, and sets the rate of frames so that payload comes at the rate asked for.
+    pub(super) fn refresh(&mut self, rt: &mut Socket) -> Result<()> {
+        let (before, now) = (self.count().bytes, Instant::now());
+        self.passed = self.read(rt)?;
+        let frames = self.passed.iter().map(|passed| passed.bytes).sum();
+        let payload = self.count().bytes;
+        let micros = now.duration_since(self.read).as_micros().max(1);
+        self.recent = (u128::from(payload - before) * 1_000_000 / micros) as u64;
+        self.read = now;
+        if self.correction.reckon(frames, payload, now) {
+            self.apply(rt)?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, rt: &mut Socket) -> Result<[Passed; KINDS.len()]> {
+        let mut request = TcMessage::default();
+        request.header.index = self.device.index.cast_signed();
+        let replies = rt
+            .dump(RouteNetlinkMessage::GetTrafficClass(request))
+            .map_err(|refusal| refusal.explain("read the counters of", &self.device.name))?;
+        let mut found = [Passed::default(); KINDS.len()];
+        for (class, passed) in replies.iter().filter_map(parse_class) {
+            if let Some(at) = KINDS.iter().position(|kind| kind.class == class) {
+                found[at] = passed;
+            }
+        }
+        Ok(found)
+    }
+
+    fn each(&self) -> impl Iterator<Item = (&Kind, &Passed)> {
+        KINDS.iter().zip(&self.passed)
+    }
+
+    /// What passed, as of the last refresh.
+    pub(super) fn count(&self) -> Count {
+        self.each().fold(Count::default(), |sum, (kind, passed)| Count {
+            packets: sum.packets + passed.packets,
+            bytes: sum.bytes + passed.payload(kind),
+            dropped: sum.dropped + passed.dropped,
+        })
+    }
+
+    /// What the direction needed lately.
+    pub(super) fn used(&self) -> Use {
+        let hungry = self.passed.iter().any(|passed| passed.backlog > 0);
+        Use { rate: self.recent, hungry }
+    }
+
+    /// Lets what waits go on at once, so that nothing of it is lost.
+    pub(super) fn open(&self, rt: &mut Socket) -> Result<()> {
+        self.replace(rt, Shape::new(OPEN, self.mtu, self.fq_codel).classes(self.device.index))
+    }
+
+    /// Bytes that wait.
+    pub(super) fn backlog(&self, rt: &mut Socket) -> Result<u64> {
+        Ok(self.read(rt)?.iter().map(|passed| passed.backlog).sum())
+    }
+
+    pub(super) fn delete(self, rt: &mut Socket, journal: Option<&Journal>) -> Result<()> {
+        self.device.delete(rt, journal)
+    }
+}
+
+/// The filters that sort packets into the classes of their kinds, and pure acks into the free one:
+/// an ACK and nothing else, in a packet with less than 64 bytes.
+fn classifiers(link: u32) -> Vec<TcMessage> {
+    const V4: u16 = KINDS[0].ethertype;
+    const V6: u16 = KINDS[1].ethertype;
+    let spot = Spot { link, parent: handle(1, 0) };
+    let ack = [
+        // Without IP options, no fragment.
+        (
+            1,
+            V4,
+            vec![
+                key(0, 0x4500_0000, 0xff00_ffc0),
+                key(4, 0, 0x0000_3fff),
+                key(8, 6 << 16, 0x00ff_0000),
+                key(32, 0x0010_0000, 0x00ff_0000),
+            ],
+        ),
+        (2, V6, vec![key(4, 6 << 8, 0xffc0_ff00), key(52, 0x0010_0000, 0x00ff_0000)]),
+    ];
+    let acks = ack.into_iter().map(|(preference, ethertype, keys)| {
+        let options = classify(terminal(keys), handle(1, FREE));
+        filter(spot, 0, preference, ethertype, options)
+    });
+    let kinds = KINDS.iter().map(|kind| {
+        let protocol = u32::from(kind.protocol);
+        let (preference, key) = match kind.ethertype {
+            V4 => (3, key(8, protocol << 16, 0x00ff_0000)),
+            _ => (4, key(4, protocol << 8, 0x0000_ff00)),
+        };
+        let options = classify(terminal(vec![key]), handle(1, kind.class));
+        filter(spot, 0, preference, kind.ethertype, options)
+    });
+    acks.chain(kinds).collect()
+}
+
+fn parse_class(reply: &Reply) -> Option<(u16, Passed)> {
+    let class = TcHandle::from(u32_of(reply.payload.get(8..)?)?).minor;
+    let mut passed = Passed::default();
+    let stats = attributes(&reply.payload, HEADER).find(|(kind, _)| *kind == STATS)?.1;
+    for (kind, value) in attributes(stats, 0) {
+        match kind {
+            BASIC => {
+                passed.bytes = u64::from_ne_bytes(value.get(..8)?.try_into().ok()?);
+                passed.packets = u64::from(u32_of(value.get(8..)?)?);
+            }
+            QUEUE => {
+                passed.backlog = u64::from(u32_of(value.get(4..)?)?);
+                passed.dropped = u64::from(u32_of(value.get(8..)?)?);
+            }
+            _ => {}
+        }
+    }
+    Some((class, passed))
+}
+
+fn no_qdisc(kind: &str, device: &Device, refusal: Refusal) -> Error {
+    let missing = refusal.code() == libc::ENOENT;
+    let error = refusal.explain(&format!("add an {kind} qdisc to"), &device.name);
+    if missing {
+        return error
+            .meaning(format!("The kernel has no {kind} qdisc."))
+            .remedy(Remedy::LoadModule(format!("sch_{kind}")));
+    }
+    error
+}
+
+pub(super) fn no_filter(name: &str, refusal: Refusal) -> Error {
+    let missing = refusal.code() == libc::ENOENT;
+    let error = refusal.explain("add a u32 filter to", name);
+    if missing && error.meaning.is_empty() {
+        return error
+            .meaning("The kernel has no u32 classifier, or no mirred action.")
+            .remedy(Remedy::LoadModule("cls_u32".to_owned()));
+    }
+    error
+}

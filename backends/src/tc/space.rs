@@ -1,0 +1,307 @@
+//! One limit in one network namespace: its two devices, and its filters on every interface.
+
+use std::collections::{BTreeMap, HashSet};
+
+use chadthrottle_core::{
+    Counters, Direction, Error, Host, Limits, Result, error::ErrorKind, journal::Journal,
+};
+use tracing::{debug, warn};
+
+use super::{
+    flows::{Flow, Tree},
+    hook::Hook,
+    shaper::Shaper,
+    shares::Use,
+};
+use crate::{
+    links::{self, Link, Watch},
+    netns::{self, Netns},
+    rtnetlink::Socket,
+    sockets::diag::Diag,
+};
+
+/// How the guardian calls a namespace that it keeps for us.
+pub(super) fn label(netns: u64) -> String {
+    format!("netns-{netns}")
+}
+
+/// Where changes are recorded; the rehearsal of the probe records none.
+pub(super) type Ledger<'a> = Option<(&'a Journal, &'a Host)>;
+
+/// See the module's documentation.
+pub(super) struct Space {
+    pub(super) netns: Netns,
+    rt: Socket,
+    watch: Watch,
+    diag: Diag,
+    pub(super) shapers: Vec<Shaper>,
+    hooks: BTreeMap<u32, Attached>,
+    /// Interfaces that could not be taken in, and were said to be so.
+    refused: HashSet<u32>,
+}
+
+/// Our filters on one interface.
+struct Attached {
+    hook: Hook,
+    trees: Vec<Tree>,
+}
+
+impl Space {
+    /// Makes everything; no packet is matched yet. When it fails nothing is left.
+    pub(super) fn create(netns: &Netns, limits: &Limits, ledger: Ledger<'_>) -> Result<Self> {
+        if let Some((journal, _)) = ledger {
+            // Also keeps the namespace alive for the guardian.
+            journal.hold(&label(netns.id()), netns)?;
+        }
+        let opened = netns::run_in(netns, || -> Result<_> {
+            Ok((links::socket()?, Watch::start()?, Diag::open()?))
+        })?;
+        let (rt, watch, diag) = opened?;
+        let mut space = Self {
+            netns: netns.clone(),
+            rt,
+            watch,
+            diag,
+            shapers: Vec::new(),
+            hooks: BTreeMap::new(),
+            refused: HashSet::new(),
+        };
+        match space.furnish(limits, ledger) {
+            Ok(()) => Ok(space),
+            Err(error) => {
+                if let Err(second) = space.clear(ledger) {
+                    warn!("{second}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn furnish(&mut self, limits: &Limits, ledger: Ledger<'_>) -> Result<()> {
+        let links = links::list(&mut self.rt)?;
+        for direction in Direction::BOTH {
+            if let Some(limit) = limits.get(direction) {
+                let rate = limit.rate.bytes_per_second();
+                self.add_shaper(direction, rate, largest_mtu(&links), ledger)?;
+            }
+        }
+        for link in links::charged(&links) {
+            self.attach(link, ledger)?;
+        }
+        Ok(())
+    }
+
+    fn add_shaper(
+        &mut self,
+        direction: Direction,
+        rate: u64,
+        mtu: u32,
+        ledger: Ledger<'_>,
+    ) -> Result<()> {
+        let journal = ledger.map(|(journal, _)| journal);
+        let shaper = Shaper::create(&mut self.rt, &self.netns, direction, rate, mtu, journal)?;
+        self.shapers.push(shaper);
+        Ok(())
+    }
+
+    /// Puts our filters on an interface; one that vanished meanwhile is no error.
+    fn attach(&mut self, link: &Link, ledger: Ledger<'_>) -> Result<()> {
+        let directions: Vec<Direction> =
+            self.shapers.iter().map(|shaper| shaper.direction).collect();
+        let hook = match Hook::take(&mut self.rt, &self.netns, link, &directions, ledger) {
+            Ok(hook) => hook,
+            Err(error) if error.errno() == libc::ENODEV => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut attached = Attached { hook, trees: Vec::new() };
+        let planted: Result<()> = self.shapers.iter().try_for_each(|shaper| {
+            let (direction, device) = (shaper.direction, shaper.device.index);
+            attached.trees.push(Tree::plant(&mut self.rt, &attached.hook, direction, device)?);
+            Ok(())
+        });
+        if let Err(error) = planted {
+            if let Err(second) = attached.hook.release(&mut self.rt, ledger) {
+                warn!("{second}");
+            }
+            return if error.errno() == libc::ENODEV { Ok(()) } else { Err(error) };
+        }
+        self.hooks.insert(link.index, attached);
+        Ok(())
+    }
+
+    /// The sockets of the namespace.
+    pub(super) fn sockets(&self) -> Result<Vec<crate::sockets::DiagSocket>> {
+        self.diag.dump()
+    }
+
+    /// Takes in the interfaces that came, forgets those that went; says what could not be done.
+    pub(super) fn follow_links(&mut self, ledger: Ledger<'_>) -> Result<Vec<Error>> {
+        if !self.watch.changed()? {
+            return Ok(Vec::new());
+        }
+        let links = links::list(&mut self.rt)?;
+        for shaper in &mut self.shapers {
+            shaper.set_mtu(&mut self.rt, largest_mtu(&links))?;
+        }
+        let charged: Vec<&Link> = links::charged(&links).collect();
+        let gone: Vec<u32> = self
+            .hooks
+            .keys()
+            .filter(|index| !charged.iter().any(|link| link.index == **index))
+            .copied()
+            .collect();
+        for index in gone {
+            if let Some(attached) = self.hooks.remove(&index) {
+                debug!("interface {} is not charged any more", attached.hook.link.name);
+                attached.hook.release(&mut self.rt, ledger)?;
+            }
+        }
+        let mut errors = Vec::new();
+        for link in charged {
+            if self.hooks.contains_key(&link.index) || self.refused.contains(&link.index) {
+                continue;
+            }
+            debug!("interface {} is taken in", link.name);
+            if let Err(error) = self.attach(link, ledger) {
+                self.refused.insert(link.index);
+                errors.push(error);
+            }
+        }
+        Ok(errors)
+    }
+
+    /// Makes all filters match these flows.
+    pub(super) fn sync(&mut self, flows: &HashSet<Flow>) -> Result<()> {
+        let mut outcome = Ok(());
+        for Attached { hook, trees } in self.hooks.values_mut() {
+            for tree in trees {
+                match tree.sync(&mut self.rt, hook, flows) {
+                    // The interface went a moment ago: the watch will say so.
+                    Err(error) if error.errno() == libc::ENODEV => {}
+                    result => outcome = outcome.and(result),
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Reads the filters back; where somebody took them away they are planted anew, to be filled
+    /// by the next [`Space::sync`]. Says which interfaces that were.
+    pub(super) fn repair(&mut self, ledger: Ledger<'_>) -> Result<Vec<String>> {
+        let links = links::list(&mut self.rt)?;
+        let mut broken = Vec::new();
+        for (index, Attached { hook, trees }) in &self.hooks {
+            let exists = links.iter().any(|link| link.index == *index);
+            for tree in trees {
+                if exists && !tree.is_intact(&mut self.rt, hook)? && !broken.contains(index) {
+                    broken.push(*index);
+                }
+            }
+        }
+        let mut names = Vec::new();
+        for index in broken {
+            let Some(attached) = self.hooks.remove(&index) else { continue };
+            let link = attached.hook.link.clone();
+            names.push(link.name.clone());
+            attached.hook.release(&mut self.rt, ledger)?;
+            self.attach(&link, ledger)?;
+        }
+        Ok(names)
+    }
+
+    /// Reads the filters back right after they were made.
+    pub(super) fn verify(&mut self) -> Result<()> {
+        for Attached { hook, trees } in self.hooks.values() {
+            for tree in trees {
+                if !tree.is_intact(&mut self.rt, hook)?
+                    && links::exists(&mut self.rt, hook.link.index)?
+                {
+                    return Err(Error::new(
+                        ErrorKind::NoBackend,
+                        "read back our filters from",
+                        &hook.link.name,
+                    )
+                    .meaning("The kernel took them, but does not match what they say.")
+                    .advice("Use another backend."));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was used of the share of a direction, as of the last refresh.
+    pub(super) fn used(&self, direction: Direction) -> Use {
+        let found = self.shapers.iter().find(|shaper| shaper.direction == direction);
+        found.map_or(Use { rate: 0, hungry: false }, Shaper::used)
+    }
+
+    /// Interfaces where filters of others are asked before ours.
+    pub(super) fn behind_others(&self) -> impl Iterator<Item = (&str, Direction)> {
+        self.hooks.values().flat_map(|attached| {
+            let hook = &attached.hook;
+            hook.others.iter().map(|direction| (hook.link.name.as_str(), *direction))
+        })
+    }
+
+    /// Reads counters and keeps the rates right.
+    pub(super) fn refresh(&mut self) -> Result<()> {
+        self.shapers.iter_mut().try_for_each(|shaper| shaper.refresh(&mut self.rt))
+    }
+
+    /// Changes the rate of a direction in place.
+    pub(super) fn set_rate(&mut self, direction: Direction, rate: u64) -> Result<()> {
+        let found = self.shapers.iter_mut().find(|shaper| shaper.direction == direction);
+        let shaper = found.ok_or_else(|| {
+            Error::new(ErrorKind::Failed, "change the rate of", direction)
+                .meaning("This direction is not limited.")
+        })?;
+        shaper.set_rate(&mut self.rt, rate)
+    }
+
+    /// As of the last refresh.
+    pub(super) fn counters(&self) -> Counters {
+        let mut counters = Counters::default();
+        for shaper in &self.shapers {
+            match shaper.direction {
+                Direction::Download => counters.download = shaper.count(),
+                Direction::Upload => counters.upload = shaper.count(),
+            }
+        }
+        counters
+    }
+
+    /// Lets packets pass freely from now on, and what waits go at once.
+    pub(super) fn open(&mut self, ledger: Ledger<'_>) -> Result<()> {
+        let mut outcome = Ok(());
+        for (_, attached) in std::mem::take(&mut self.hooks) {
+            outcome = outcome.and(attached.hook.release(&mut self.rt, ledger));
+        }
+        for shaper in &self.shapers {
+            outcome = outcome.and(shaper.open(&mut self.rt));
+        }
+        outcome
+    }
+
+    /// Bytes that still wait in our queues.
+    pub(super) fn backlog(&mut self) -> u64 {
+        self.shapers.iter().filter_map(|shaper| shaper.backlog(&mut self.rt).ok()).sum()
+    }
+
+    /// Deletes everything. Goes on after an error and returns the first.
+    pub(super) fn clear(mut self, ledger: Ledger<'_>) -> Result<()> {
+        let mut outcome = Ok(());
+        for (_, attached) in std::mem::take(&mut self.hooks) {
+            outcome = outcome.and(attached.hook.release(&mut self.rt, ledger));
+        }
+        for shaper in std::mem::take(&mut self.shapers) {
+            let journal = ledger.map(|(journal, _)| journal);
+            outcome = outcome.and(shaper.delete(&mut self.rt, journal));
+        }
+        outcome
+    }
+}
+
+/// Of the interfaces that are charged; 1500 when there is none yet.
+fn largest_mtu(links: &[Link]) -> u32 {
+    links::charged(links).map(|link| link.mtu).max().unwrap_or(1500)
+}

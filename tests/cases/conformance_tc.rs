@@ -1,0 +1,3 @@
+//! The conformance cases on the tc backend.
+
+chadthrottle_tests::conformance!("tc");
