@@ -39,7 +39,11 @@ const TABLES: u32 = 0x800;
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// IPv4 and IPv6: the ethertypes of our two preferences.
+/// A limit has so many preferences in a row: for downloads and uploads, IPv4 and IPv6 each. u32
+/// keeps the tables of both hooks of a clsact qdisc together, by preference.
+const PREFERENCES: u16 = 4;
+
+/// IPv4 and IPv6: the ethertypes of a direction's two preferences.
 pub(super) const ETHERTYPES: [u16; 2] = [0x0800, 0x86dd];
 
 /// Which hook a direction uses.
@@ -67,8 +71,8 @@ pub(super) struct Listed {
 #[derive(Debug)]
 pub(super) struct Hook {
     pub(super) link: Link,
-    /// Of IPv4; IPv6 has the next one.
-    pub(super) preference: u16,
+    /// The first of our preferences.
+    preference: u16,
     entry: Option<Entry>,
     made_clsact: bool,
     /// Filters of others that are asked before ours, by hook.
@@ -95,9 +99,11 @@ impl Hook {
             .map(|&direction| Ok((direction, list(rt, spot(link.index, direction))?)))
             .collect::<Result<Vec<_>>>()?;
         let used = || listed.iter().flat_map(|(_, filters)| filters);
-        let preference = (FIRST_PREFERENCE..u16::MAX - 1)
-            .step_by(2)
-            .find(|&free| !used().any(|filter| filter.preference & !1 == free))
+        let taken =
+            |free: u16| used().any(|filter| filter.preference & !(PREFERENCES - 1) == free);
+        let preference = (FIRST_PREFERENCE..u16::MAX)
+            .step_by(usize::from(PREFERENCES))
+            .find(|&free| !taken(free))
             .ok_or_else(|| full(link))?;
         let others = listed
             .iter()
@@ -153,6 +159,11 @@ impl Hook {
     pub(super) fn spot(&self, direction: Direction) -> Spot {
         spot(self.link.index, direction)
     }
+
+    /// The preference of a direction and a family: 0 is IPv4, 1 is IPv6.
+    pub(super) fn preference(&self, direction: Direction, family: usize) -> u16 {
+        first(self.preference, direction) + family as u16
+    }
 }
 
 impl Listed {
@@ -162,14 +173,24 @@ impl Listed {
     }
 }
 
+/// The first of a direction's two preferences.
+fn first(preference: u16, direction: Direction) -> u16 {
+    match direction {
+        Direction::Download => preference,
+        Direction::Upload => preference + 2,
+    }
+}
+
 pub(super) fn spot(link: u32, direction: Direction) -> Spot {
     Spot { link, parent: parent(direction) }
 }
 
-/// Numbers for so many tables that nobody uses at this hook.
-pub(super) fn free_tables(listed: &[Listed], count: usize) -> Vec<u32> {
+/// Numbers for so many tables that nobody uses at either hook of this interface.
+pub(super) fn free_tables(rt: &mut Socket, link: u32, count: usize) -> Result<Vec<u32>> {
+    let mut listed = list(rt, spot(link, Direction::Download))?;
+    listed.extend(list(rt, spot(link, Direction::Upload))?);
     let used = |table: u32| listed.iter().any(|filter| filter.handle >> 20 == table);
-    (FIRST_TABLE..TABLES).filter(|&table| !used(table)).take(count).collect()
+    Ok((FIRST_TABLE..TABLES).filter(|&table| !used(table)).take(count).collect())
 }
 
 /// The filters of one hook; none when the interface or the qdisc is gone.
@@ -264,7 +285,7 @@ fn add_clsact(rt: &mut Socket, link: u32) -> Result<(), Refusal> {
     rt.execute(RouteNetlinkMessage::NewQueueDiscipline(clsact(link)), NEW)
 }
 
-/// Deletes all of a preference pair from both hooks, and the qdisc if it is ours and empty.
+/// Deletes all of our preferences from both hooks, and the qdisc if it is ours and empty.
 ///
 /// First what decides, so that packets pass freely at once; then the tables, which are in use
 /// until the kernel has freed what led to them, and which would stay if somebody else has u32
@@ -276,7 +297,7 @@ pub(super) fn remove(
     made_clsact: bool,
 ) -> Result<(), Refusal> {
     for direction in Direction::BOTH {
-        let spot = spot(link, direction);
+        let (spot, preference) = (spot(link, direction), first(preference, direction));
         let mut ours = listed(rt, spot)?;
         ours.retain(|filter| filter.preference & !1 == preference);
         let tables: Vec<&Listed> = ours.iter().filter(|filter| is_table(filter)).collect();

@@ -70,7 +70,7 @@ pub enum Undo {
         link: u32,
         /// Its name, for people.
         name: String,
-        /// Their preference; IPv6 has the next one.
+        /// The first of their preferences.
         preference: u16,
         /// The clsact qdisc that they hang on is of chadthrottle's making, and goes with the
         /// last filter.

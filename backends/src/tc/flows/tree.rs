@@ -51,8 +51,7 @@ impl Tree {
         direction: Direction,
         device: u32,
     ) -> Result<Self> {
-        let listed = list(rt, hook.spot(direction))?;
-        let free = free_tables(&listed, 4);
+        let free = free_tables(rt, hook.link.index, 4)?;
         let &[tcp4, udp4, tcp6, udp6] = free.as_slice() else { return Err(full(hook)) };
         let tables = [[tcp4, udp4], [tcp6, udp6]];
         let tree =
@@ -68,7 +67,7 @@ impl Tree {
         let spot = hook.spot(self.direction);
         let mut messages = Vec::new();
         for (family, ethertype) in ETHERTYPES.into_iter().enumerate() {
-            let preference = hook.preference + family as u16;
+            let preference = hook.preference(self.direction, family);
             let tables = self.tables[family];
             for number in tables {
                 messages.push(filter(
@@ -144,7 +143,7 @@ impl Tree {
         let listed = list(rt, hook.spot(self.direction))?;
         let ours: HashMap<u32, &Listed> = listed
             .iter()
-            .filter(|filter| filter.preference & !1 == hook.preference)
+            .filter(|filter| filter.preference & !1 == hook.preference(self.direction, 0))
             .map(|filter| (filter.handle, filter))
             .collect();
         let entries = (0..2).flat_map(|family| {
@@ -180,7 +179,7 @@ impl Tree {
         node: u32,
         options: Vec<netlink_packet_route::tc::TcOption>,
     ) -> netlink_packet_route::tc::TcMessage {
-        let preference = hook.preference + flow.family() as u16;
+        let preference = hook.preference(self.direction, flow.family());
         filter(hook.spot(self.direction), node, preference, ETHERTYPES[flow.family()], options)
     }
 
