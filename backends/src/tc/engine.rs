@@ -143,7 +143,7 @@ impl Engine for TcEngine {
     }
 
     fn counters(&self, id: LimitId) -> Result<Counters> {
-        Ok(self.shared.state().active(id)?.counters())
+        self.shared.state().active(id)?.read_counters()
     }
 
     fn attach_kind(&self) -> &'static str {

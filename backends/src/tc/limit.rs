@@ -234,8 +234,14 @@ impl Active {
         Ok(())
     }
 
+    /// Of this moment.
+    pub(super) fn read_counters(&mut self) -> Result<Counters> {
+        self.count()?;
+        Ok(self.counters())
+    }
+
     /// As of at most a quarter of a second ago.
-    pub(super) fn counters(&self) -> Counters {
+    fn counters(&self) -> Counters {
         let all = self.spaces.values().map(Space::counters);
         all.fold(self.before, shares::sum)
     }

@@ -64,7 +64,25 @@ impl Shaper {
         journal: Option<&Journal>,
     ) -> Result<Self> {
         let device = Device::create(rt, netns, direction, journal)?;
-        let mut shaper = Self {
+        let mut shaper = Self::bare(device, direction, rate, mtu);
+        let furnished = shaper
+            .add_htb(rt)
+            .and_then(|()| shaper.furnish_leaves(rt))
+            .and_then(|()| shaper.classify(rt));
+        match furnished {
+            Ok(()) => Ok(shaper),
+            Err(error) => {
+                if let Err(second) = shaper.device.delete(rt, journal) {
+                    tracing::warn!("{second}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Nothing is on the device yet.
+    pub(super) fn bare(device: Device, direction: Direction, rate: u64, mtu: u32) -> Self {
+        Self {
             direction,
             device,
             rate,
@@ -76,15 +94,6 @@ impl Shaper {
             read: Instant::now(),
             // Peers do not see our queue: what they have under way comes whatever we do.
             room_until: (direction == Direction::Upload).then(|| Instant::now() + ROOM_AT_MOST),
-        };
-        match shaper.furnish(rt) {
-            Ok(()) => Ok(shaper),
-            Err(error) => {
-                if let Err(second) = shaper.device.delete(rt, journal) {
-                    tracing::warn!("{second}");
-                }
-                Err(error)
-            }
         }
     }
 
@@ -93,7 +102,8 @@ impl Shaper {
         if self.room_until.is_some() { shape.with_room() } else { shape }
     }
 
-    fn furnish(&mut self, rt: &mut Socket) -> Result<()> {
+    /// The root qdisc and all classes.
+    pub(super) fn add_htb(&self, rt: &mut Socket) -> Result<()> {
         let link = self.device.index;
         let (message, flags) = new_qdisc(Shape::root(link));
         rt.execute(message, flags).map_err(|refusal| no_qdisc("htb", &self.device, refusal))?;
@@ -101,16 +111,20 @@ impl Shaper {
             rt.execute(RouteNetlinkMessage::NewTrafficClass(class), NEW)
                 .map_err(|refusal| refusal.explain("add an htb class to", &self.device.name))?;
         }
-        self.furnish_leaves(rt)?;
-        for message in classifiers(link) {
+        Ok(())
+    }
+
+    /// The filters that sort packets into the classes.
+    pub(super) fn classify(&self, rt: &mut Socket) -> Result<()> {
+        for message in classifiers(self.device.index) {
             rt.execute(RouteNetlinkMessage::NewTrafficFilter(message), NEW)
                 .map_err(|refusal| no_filter(&self.device.name, refusal))?;
         }
         Ok(())
     }
 
-    /// With `fq_codel` where the kernel has it.
-    fn furnish_leaves(&mut self, rt: &mut Socket) -> Result<()> {
+    /// The queues, with `fq_codel` where the kernel has it.
+    pub(super) fn furnish_leaves(&mut self, rt: &mut Socket) -> Result<()> {
         loop {
             let leaves = self.shape().leaves(self.device.index);
             let added = leaves.into_iter().try_for_each(|leaf| {
@@ -125,6 +139,11 @@ impl Shaper {
                 Err(refusal) => return Err(no_qdisc("tbf", &self.device, refusal)),
             }
         }
+    }
+
+    /// The kind of queue below the classes.
+    pub(super) fn queues(&self) -> &'static str {
+        if self.fq_codel { "fq_codel" } else { "fifo: the kernel has no fq_codel" }
     }
 
     /// Changes the rate in place; no packet passes unlimited meanwhile.

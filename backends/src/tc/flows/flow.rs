@@ -1,6 +1,6 @@
 //! What identifies the packets of a socket.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use chadthrottle_core::Direction;
 use netlink_packet_route::tc::{TcU32Key, TcU32Selector};
@@ -38,6 +38,20 @@ pub(in crate::tc) struct Flow {
 }
 
 impl Flow {
+    /// Of each transport one connection between these addresses and themselves, and one port: for
+    /// trying out what the kernel takes.
+    pub(in crate::tc) fn examples(addresses: [IpAddr; 2]) -> HashSet<Self> {
+        let each = addresses.into_iter().flat_map(|local| {
+            Transport::BOTH.map(|transport| Self {
+                transport,
+                local,
+                port: 4000,
+                remote: Some((local, 443)),
+            })
+        });
+        each.flat_map(|flow| [flow, Self { remote: None, ..flow }]).collect()
+    }
+
     /// 0 for IPv4, 1 for IPv6: which of our two preferences it belongs to.
     pub(super) fn family(&self) -> usize {
         usize::from(self.local.is_ipv6())
