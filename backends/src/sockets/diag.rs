@@ -95,7 +95,9 @@ impl Diag {
         for (family, number) in [(Family::Inet, AF_INET), (Family::Inet6, AF_INET6)] {
             for (protocol, name) in [(IPPROTO_TCP, "TCP"), (IPPROTO_UDP, "UDP")] {
                 request(&self.0, number, protocol, with_info)
-                    .and_then(|()| receive(&self.0, |response| found(response, family, protocol)))
+                    .and_then(|()| {
+                        receive(&self.0, |response| found(response, family, protocol))
+                    })
                     .map_err(|error| failed(name, error))?;
             }
         }

@@ -1,8 +1,9 @@
 //! The engine: limits come and go; a thread looks after new sockets.
 //!
-//! The thread looks every [`LOOK`], and less often where looking takes long: it spends at most one
-//! part in [`PARTS`] of its time on it. So long a new connection can be free; a listener, and a
-//! UDP socket once it is known, have no such gap.
+//! The thread looks every [`CALM`], every [`BUSY`] in the first seconds after a limit began or
+//! sockets came, and less often where looking takes long: it waits [`PARTS`] times as long as it
+//! looked, [`BUSY_PARTS`] times when there is news. So long a new connection can be free; what arrives at a listener or a UDP
+//! socket that is known has no such gap.
 
 use std::{
     collections::BTreeMap,
@@ -20,11 +21,15 @@ use tracing::warn;
 use super::limit::Active;
 
 /// How often sockets are looked at, when that is quick.
-const LOOK: Duration = Duration::from_millis(40);
+const CALM: Duration = Duration::from_millis(40);
+/// How often when there is news, and for how long afterwards.
+const BUSY: Duration = Duration::from_millis(10);
+pub(super) const NEWS: Duration = Duration::from_secs(3);
 /// How often at least, however long it takes.
 const SELDOM: Duration = Duration::from_secs(1);
-/// One part looking, the rest waiting.
+/// One part looking, so many waiting.
 const PARTS: u32 = 15;
+const BUSY_PARTS: u32 = 3;
 
 /// All limits, and the thread that keeps them true.
 pub(super) struct TcEngine {
@@ -94,7 +99,9 @@ impl Shared {
         while !state.stopping {
             let start = Instant::now();
             state.look();
-            let pause = (start.elapsed() * PARTS).clamp(LOOK, SELDOM);
+            let news = state.limits.values().any(|active| active.has_news(start));
+            let (least, parts) = if news { (BUSY, BUSY_PARTS) } else { (CALM, PARTS) };
+            let pause = (start.elapsed() * parts).clamp(least, SELDOM);
             let waited = self.wake.wait_timeout(state, pause);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }

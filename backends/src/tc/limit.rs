@@ -13,6 +13,7 @@ use chadthrottle_core::{
 use tracing::debug;
 
 use super::{
+    engine::NEWS,
     flows::{Selected, select},
     known::Known,
     members::{Members, State},
@@ -46,6 +47,8 @@ pub(super) struct Active {
     said: HashSet<String>,
     looked: Instant,
     counted: Instant,
+    /// When it began, or its flows last changed.
+    changed: Instant,
 }
 
 impl Active {
@@ -72,6 +75,7 @@ impl Active {
             said: HashSet::new(),
             looked: Instant::now(),
             counted: Instant::now(),
+            changed: Instant::now(),
         };
         let filled = active.look(id, ledger, notices).and_then(|()| active.verify());
         match filled {
@@ -88,6 +92,11 @@ impl Active {
     /// Reads the filters back once: a kernel that ignores a match would limit everybody.
     fn verify(&mut self) -> Result<()> {
         self.spaces.values_mut().try_for_each(Space::verify)
+    }
+
+    /// Whether sockets came lately, so that more may come.
+    pub(super) fn has_news(&self, now: Instant) -> bool {
+        now.duration_since(self.changed) < NEWS
     }
 
     /// Whether this has not been said yet.
@@ -117,8 +126,11 @@ impl Active {
         let mut said = Vec::new();
         let mut outcome = Ok(());
         for space in self.spaces.values_mut() {
-            let synced = follow(space, &mut self.known, &self.members, ledger, &mut said);
-            outcome = outcome.and(synced);
+            match follow(space, &mut self.known, &self.members, ledger, &mut said) {
+                Ok(true) => self.changed = now,
+                Ok(false) => {}
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
             if thorough {
                 for name in space.repair(Some(ledger))? {
                     said.push(format!(
@@ -258,14 +270,14 @@ impl Active {
     }
 }
 
-/// Brings the filters of one namespace up to date.
+/// Brings the filters of one namespace up to date; says whether there were new flows.
 fn follow(
     space: &mut Space,
     known: &mut Known,
     members: &[Members],
     ledger: Ledger<'_>,
     said: &mut Vec<String>,
-) -> Result<()> {
+) -> Result<bool> {
     let errors = space.follow_links(Some(ledger))?;
     said.extend(errors.iter().map(Error::to_string));
     let sockets = space.sockets()?;

@@ -60,8 +60,6 @@ const SPLIT_BELOW: u64 = 12_500_000;
 /// The queue holds so much time, and at least so many bytes.
 const QUEUE: Duration = Duration::from_millis(100);
 const QUEUE_BYTES: u64 = 30_000;
-/// `net.ipv4.tcp_limit_output_bytes`, which is the most that one connection puts into a queue.
-const ROOM: u64 = 4 << 20;
 /// How long a burst may be: HTB's own default collapses from 100 Mbit/s on.
 const BURST: Duration = Duration::from_millis(8);
 const BURST_BYTES: u64 = 10_000;
@@ -89,22 +87,13 @@ pub(super) struct Shape {
     frame: u32,
     /// Whether the kernel has `fq_codel`.
     fq_codel: bool,
-    /// Bytes of TCP that must find room whatever the rate is.
-    room: u64,
 }
 
 impl Shape {
     /// For a rate of frames in bytes per second and interfaces of this MTU.
     pub(super) fn new(rate: u64, mtu: u32, fq_codel: bool) -> Self {
         // Ethernet with a VLAN tag.
-        Self { rate: rate.max(1), frame: mtu.max(1500) + 18, fq_codel, room: 0 }
-    }
-
-    /// With room for what local senders have under way when their limit begins. They send no more
-    /// than waits already (TCP small queues, `tcp_small_queue_check`), so that none of it is lost,
-    /// they keep their congestion windows, and the queue is short as soon as they have noticed.
-    pub(super) fn with_room(self) -> Self {
-        Self { room: ROOM, ..self }
+        Self { rate: rate.max(1), frame: mtu.max(1500) + 18, fq_codel }
     }
 
     fn bytes_in(&self, time: Duration) -> u64 {
@@ -116,10 +105,9 @@ impl Shape {
     }
 
     /// Bytes that the queue of one class holds.
-    pub(super) fn queue(&self, kind: &Kind) -> u32 {
+    fn queue(&self) -> u32 {
         let bytes = self.bytes_in(QUEUE).max(QUEUE_BYTES).max(2 * u64::from(self.frame));
-        let room = if kind.protocol == TCP { self.room } else { 0 };
-        u32::try_from(bytes.max(room)).unwrap_or(u32::MAX)
+        u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 
     /// The qdisc at the root of the device. What no filter classifies is TCP over IPv4.
@@ -168,41 +156,40 @@ impl Shape {
 
     /// The queues below the classes of the four kinds.
     pub(super) fn leaves(&self, link: u32) -> Vec<TcMessage> {
-        KINDS.iter().flat_map(|kind| self.leaf(link, kind)).collect()
+        KINDS.iter().flat_map(|kind| self.leaf(link, kind.class)).collect()
     }
 
-    fn leaf(&self, link: u32, kind: &Kind) -> Vec<TcMessage> {
-        let (class, queue) = (kind.class, self.queue(kind));
+    fn leaf(&self, link: u32, class: u16) -> Vec<TcMessage> {
         let class_spot = Spot { link, parent: handle(1, class) };
         // Handles of their own: one that exists elsewhere would be moved as it is, not made anew.
         let (split, below, whole) =
             (handle(class, 0), handle(class << 4, 0), handle((class << 4) + 1, 0));
         if !self.splits() {
-            return vec![self.queue_qdisc(class_spot, whole, queue)];
+            return vec![self.queue_qdisc(class_spot, whole)];
         }
-        let mut leaf = vec![self.splitter(class_spot, split, queue)];
+        let mut leaf = vec![self.splitter(class_spot, split)];
         if self.fq_codel {
             // tbf brings a fifo of its own; its only class is number 1.
-            leaf.push(self.queue_qdisc(Spot { link, parent: handle(class, 1) }, below, queue));
+            leaf.push(self.queue_qdisc(Spot { link, parent: handle(class, 1) }, below));
         }
         leaf
     }
 
-    fn splitter(&self, spot: Spot, own: TcHandle, queue: u32) -> TcMessage {
+    fn splitter(&self, spot: Spot, own: TcHandle) -> TcMessage {
         let mut parms = Vec::new();
         parms.extend(ratespec(INSTANT));
         parms.extend([0; 12]);
-        parms.extend(words(&[queue, 0, 0]));
+        parms.extend(words(&[self.queue(), 0, 0]));
         let mut options: Attributes =
             vec![(TBF_PARMS, parms), (TBF_BURST, words(&[self.frame]))];
         options.extend(rate64(TBF_RATE64, INSTANT));
         queueing(spot, own, "tbf", options)
     }
 
-    fn queue_qdisc(&self, spot: Spot, own: TcHandle, queue: u32) -> TcMessage {
+    fn queue_qdisc(&self, spot: Spot, own: TcHandle) -> TcMessage {
         if !self.fq_codel {
             // struct tc_fifo_qopt
-            return queueing(spot, own, "bfifo", words(&[queue]));
+            return queueing(spot, own, "bfifo", words(&[self.queue()]));
         }
         // CoDel's target must leave room for the frames that take their turns.
         let frame_us = 1_000_000 * u64::from(self.frame) / self.rate;
@@ -210,7 +197,7 @@ impl Shape {
         let options = vec![
             TcOption::FqCodel(TcQdiscFqCodelOption::Target(target)),
             TcOption::FqCodel(TcQdiscFqCodelOption::Interval(100_000.max(target * 2))),
-            TcOption::FqCodel(TcQdiscFqCodelOption::Limit(queue.div_ceil(1_000))),
+            TcOption::FqCodel(TcQdiscFqCodelOption::Limit(self.queue().div_ceil(1_000))),
             TcOption::FqCodel(TcQdiscFqCodelOption::Ecn(0)),
         ];
         queueing(spot, own, "fq_codel", options)
@@ -294,11 +281,7 @@ mod tests {
     #[test]
     fn queues_hold_a_tenth_of_a_second() {
         for (mbit, bytes) in [(1_u64, 30_000), (10, 125_000), (1000, 12_500_000)] {
-            assert_eq!(
-                Shape::new(mbit * 125_000, 1500, false).queue(&KINDS[0]),
-                bytes,
-                "{mbit} Mbit/s"
-            );
+            assert_eq!(Shape::new(mbit * 125_000, 1500, false).queue(), bytes, "{mbit} Mbit/s");
         }
     }
 
@@ -316,7 +299,7 @@ mod tests {
     #[test]
     fn what_is_fast_is_not_cut() {
         let kinds = |mbit: u64| -> Vec<String> {
-            let leaves = Shape::new(mbit * 125_000, 1500, false).leaf(1, &KINDS[0]);
+            let leaves = Shape::new(mbit * 125_000, 1500, false).leaf(1, 0x10);
             leaves.iter().map(|leaf| format!("{:?}", leaf.attributes[0])).collect()
         };
         assert!(kinds(10)[0].contains("tbf") && kinds(200)[0].contains("bfifo"));

@@ -1,6 +1,6 @@
 //! One direction of one limit in one namespace: a device with HTB, and what passed through it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use chadthrottle_core::{
     Direction, Error, Result, backend::Count, check::Remedy, journal::Journal,
@@ -29,9 +29,6 @@ const HEADER: usize = 20;
 const STATS: u16 = 7;
 const BASIC: u16 = 1;
 const QUEUE: u16 = 3;
-/// How long a longer queue is kept for what was under way when the limit began.
-const ROOM_AT_LEAST: Duration = Duration::from_millis(500);
-const ROOM_AT_MOST: Duration = Duration::from_secs(3);
 /// Fast enough to let what waits go at once.
 const OPEN: u64 = 12_500_000_000;
 
@@ -49,8 +46,6 @@ pub(super) struct Shaper {
     /// Payload, bytes per second, between the last two refreshes.
     recent: u64,
     read: Instant,
-    /// The queue is longer until so long after the start at most, or until it is not needed.
-    room_until: Option<Instant>,
 }
 
 impl Shaper {
@@ -92,14 +87,11 @@ impl Shaper {
             passed: Default::default(),
             recent: 0,
             read: Instant::now(),
-            // Peers do not see our queue: what they have under way comes whatever we do.
-            room_until: (direction == Direction::Upload).then(|| Instant::now() + ROOM_AT_MOST),
         }
     }
 
     fn shape(&self) -> Shape {
-        let shape = Shape::new(self.correction.frames(self.rate), self.mtu, self.fq_codel);
-        if self.room_until.is_some() { shape.with_room() } else { shape }
+        Shape::new(self.correction.frames(self.rate), self.mtu, self.fq_codel)
     }
 
     /// The root qdisc and all classes.
@@ -190,21 +182,7 @@ impl Shaper {
         if self.correction.reckon(frames, payload, now) {
             self.apply(rt)?;
         }
-        self.take_room_back(rt, now)
-    }
-
-    /// Once senders have noticed the limit the queue gets its ordinary length.
-    fn take_room_back(&mut self, rt: &mut Socket, now: Instant) -> Result<()> {
-        let Some(until) = self.room_until else { return Ok(()) };
-        self.room_until = None;
-        let shape = self.shape();
-        let short =
-            self.each().all(|(kind, passed)| passed.backlog <= u64::from(shape.queue(kind)));
-        if now < until && (now + ROOM_AT_MOST < until + ROOM_AT_LEAST || !short) {
-            self.room_until = Some(until);
-            return Ok(());
-        }
-        self.furnish_leaves(rt)
+        Ok(())
     }
 
     fn read(&self, rt: &mut Socket) -> Result<[Passed; KINDS.len()]> {

@@ -170,9 +170,14 @@ impl Space {
         Ok(errors)
     }
 
-    /// Makes all filters match these flows.
-    pub(super) fn sync(&mut self, flows: &HashSet<Flow>) -> Result<()> {
+    /// Makes all filters match these flows; says whether some are new.
+    pub(super) fn sync(&mut self, flows: &HashSet<Flow>) -> Result<bool> {
         let mut outcome = Ok(());
+        let new = self
+            .hooks
+            .values()
+            .flat_map(|attached| &attached.trees)
+            .any(|tree| flows.iter().any(|flow| !tree.has(flow)));
         for Attached { hook, trees } in self.hooks.values_mut() {
             for tree in trees {
                 match tree.sync(&mut self.rt, hook, flows) {
@@ -182,7 +187,7 @@ impl Space {
                 }
             }
         }
-        outcome
+        outcome.map(|()| new)
     }
 
     /// Reads the filters back; where somebody took them away they are planted anew, to be filled

@@ -137,6 +137,10 @@ impl Tree {
         outcome
     }
 
+    pub(in crate::tc) fn has(&self, flow: &Flow) -> bool {
+        self.flows.contains_key(flow)
+    }
+
     /// Compares with what the kernel has: whether every filter is there and matches what it should.
     /// Some kernels take a match that they do not know and ignore it.
     pub(in crate::tc) fn is_intact(&self, rt: &mut Socket, hook: &Hook) -> Result<bool> {
