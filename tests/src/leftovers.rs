@@ -182,10 +182,19 @@ fn network(lab: &Lab) -> BTreeSet<String> {
             );
         }
         let lines = crate::process::sh(look);
-        let ours = lines.lines().filter(|line| line.contains("chad"));
+        // The table of an instance that lives is not left: that is judged by its process.
+        let ours = lines.lines().filter(|line| line.contains("chad") && !of_the_living(line));
         found.extend(ours.map(|line| format!("host: {line}")));
     }
     found
+}
+
+/// Whether the pid in a table's name, `chadthrottle-PID-START`, is one of a living process.
+fn of_the_living(line: &str) -> bool {
+    let pid = line
+        .split_once("table inet chadthrottle-")
+        .and_then(|(_, name)| name.split('-').next()?.parse::<u32>().ok());
+    pid.is_some_and(crate::process::is_alive)
 }
 
 /// A line without what changes by itself: a device's number and its flags.

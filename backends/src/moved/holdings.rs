@@ -207,7 +207,7 @@ impl Holdings {
 }
 
 /// Those of `gone` that somebody else holds now, each with a descriptor.
-pub fn given_away(host: &Host, gone: &[Socket]) -> Result<Vec<OwnedFd>> {
+pub fn given_away<'a>(host: &Host, gone: &'a [Socket]) -> Result<Vec<(&'a Socket, OwnedFd)>> {
     if gone.is_empty() {
         return Ok(Vec::new());
     }
@@ -219,7 +219,8 @@ pub fn given_away(host: &Host, gone: &[Socket]) -> Result<Vec<OwnedFd>> {
             let numbers = sockets::inodes_of(host, pid).unwrap_or_default();
             let number = numbers.into_iter().find(|(_, inode)| *inode == socket.inode);
             if let Some((number, inode)) = number {
-                found.extend(sockets::grab(&process, number, inode)?);
+                let fd = sockets::grab(&process, number, inode)?;
+                found.extend(fd.map(|fd| (socket, fd)));
             }
         }
     }

@@ -10,7 +10,7 @@ use chadthrottle_core::{Error, Result, check::Remedy};
 use nftnl::ProtoFamily;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
+    io::{Errno, FdFlags, fcntl_setfd},
     net::sockopt,
 };
 
@@ -62,6 +62,9 @@ impl Connection {
             failed
         };
         let socket = Socket(mnl::Socket::new(mnl::Bus::Netfilter).map_err(failed)?);
+        // mnl leaves it open on exec: a command of ours would keep our tables alive.
+        fcntl_setfd(socket.fd(), FdFlags::CLOEXEC)
+            .map_err(|errno| Error::io("close on exec", "a netlink socket", errno.into()))?;
         // Without CAP_NET_ADMIN over the initial user namespace the usual size has to do.
         if let Err(errno) = sockopt::set_socket_send_buffer_size_force(socket.fd(), SEND_BUFFER)
         {

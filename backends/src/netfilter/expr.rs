@@ -1,6 +1,6 @@
 //! Expressions that the nftnl crate lacks.
 
-use std::ffi::CStr;
+use std::{ffi::CStr, fmt};
 
 use nftnl::{
     Rule,
@@ -68,5 +68,61 @@ impl Expression for GoByMap<'_> {
             (nft::NFTNL_EXPR_LOOKUP_SET_ID, Value::U32(self.0.id)),
         ];
         Raw { name: c"lookup", values }.to_expr(rule)
+    }
+}
+
+/// How a packet gets to user space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueBy {
+    /// The expression `queue` (`nft_queue`, `CONFIG_NFT_QUEUE`).
+    Queue,
+    /// The target `NFQUEUE` of iptables (`xt_NFQUEUE`), through `nft_compat`.
+    Target,
+}
+
+impl fmt::Display for QueueBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Queue => "nft_queue",
+            Self::Target => "nft_compat and xt_NFQUEUE",
+        })
+    }
+}
+
+/// `queue num N`: hands the packet to whoever serves this queue of `nfnetlink_queue`.
+#[derive(Debug, Clone, Copy)]
+pub struct Queue {
+    /// Its number.
+    pub number: u16,
+    /// When nobody serves it the packet goes on to the next chain instead of being dropped.
+    pub bypass: bool,
+    /// What the kernel has.
+    pub by: QueueBy,
+}
+
+impl Expression for Queue {
+    fn to_expr(&self, rule: &Rule<'_>) -> std::ptr::NonNull<nft::nftnl_expr> {
+        let bypass = u16::from(self.bypass); // NFT_QUEUE_FLAG_BYPASS, NFQ_FLAG_BYPASS: 1
+        match self.by {
+            QueueBy::Queue => {
+                let values = vec![
+                    (nft::NFTNL_EXPR_QUEUE_NUM, Value::U16(self.number)),
+                    (nft::NFTNL_EXPR_QUEUE_TOTAL, Value::U16(1)),
+                    (nft::NFTNL_EXPR_QUEUE_FLAGS, Value::U16(bypass)),
+                ];
+                Raw { name: c"queue", values }.to_expr(rule)
+            }
+            QueueBy::Target => {
+                // struct xt_NFQ_info_v3, padded to 8 bytes as XT_ALIGN does.
+                let info = [self.number, 1, bypass, 0];
+                let info = info.iter().flat_map(|field| field.to_ne_bytes()).collect();
+                let values = vec![
+                    (nft::NFTNL_EXPR_TG_NAME, Value::Text(c"NFQUEUE".to_owned())),
+                    (nft::NFTNL_EXPR_TG_REV, Value::U32(3)),
+                    (nft::NFTNL_EXPR_TG_INFO, Value::Owned(info)),
+                ];
+                Raw { name: c"target", values }.to_expr(rule)
+            }
+        }
     }
 }

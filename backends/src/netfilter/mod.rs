@@ -20,7 +20,7 @@ use chadthrottle_core::{Error, check::Remedy};
 
 pub use batch::Batch;
 pub use connection::{Connection, Counted};
-pub use expr::{CountIn, GoByMap, LimitOver};
+pub use expr::{CountIn, GoByMap, LimitOver, Queue, QueueBy};
 pub use map::{Element, Key, Map};
 
 /// What an errno of `nf_tables` means to somebody who wanted to change it.

@@ -32,9 +32,12 @@ impl Socket {
 /// An attribute of an expression.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
+    U16(u16),
     U32(u32),
     U64(u64),
     Text(CString),
+    /// Bytes that the expression takes over and frees.
+    Owned(Vec<u8>),
 }
 
 /// An expression by its name and attributes (`NFTNL_EXPR_*`).
@@ -54,6 +57,17 @@ impl Expression for Raw {
             // SAFETY: expr is alive and of this kind; strings are copied by the library.
             unsafe {
                 match value {
+                    Value::U16(value) => {
+                        nft::nftnl_expr_set_u16(expr.as_ptr(), attribute, *value);
+                    }
+                    Value::Owned(bytes) => {
+                        // The library keeps the pointer and frees it (expr/target.c).
+                        let copy = libc::malloc(bytes.len());
+                        assert!(!copy.is_null(), "out of memory");
+                        copy.cast::<u8>().copy_from(bytes.as_ptr(), bytes.len());
+                        let length = bytes.len() as u32;
+                        nft::nftnl_expr_set(expr.as_ptr(), attribute, copy, length);
+                    }
                     Value::U32(value) => {
                         nft::nftnl_expr_set_u32(expr.as_ptr(), attribute, *value);
                     }

@@ -24,18 +24,32 @@ pub(super) struct Lane {
     /// When the next packet may pass.
     next: Instant,
     waiting: FairQueue,
+    /// What more may wait, until this time and until it is gone again.
+    extra: (u64, Instant),
     count: Count,
 }
 
 impl Lane {
     pub(super) fn new(rate: Option<Rate>, now: Instant) -> Self {
-        Self { rate, next: now, waiting: FairQueue::default(), count: Count::default() }
+        Self {
+            rate,
+            next: now,
+            waiting: FairQueue::default(),
+            extra: (0, now),
+            count: Count::default(),
+        }
     }
 
     pub(super) fn set_rate(&mut self, rate: Option<Rate>, now: Instant) {
         self.rate = rate;
         // What was paid in advance was paid at the old rate.
         self.next = now;
+    }
+
+    /// Lets so many bytes more wait than usual: what senders were allowed to send before there
+    /// was a limit, and will within `time`.
+    pub(super) fn expect(&mut self, bytes: u64, now: Instant, time: Duration) {
+        self.extra = (bytes, now + time);
     }
 
     /// Whether packets should come uncut.
@@ -71,6 +85,12 @@ impl Lane {
     /// Lets pass what is due.
     pub(super) fn release(&mut self, now: Instant, judge: &mut impl FnMut(Packet, Verdict)) {
         self.next = self.next.max(now.checked_sub(BURST).unwrap_or(now));
+        if self.extra.0 > 0
+            && now > self.extra.1
+            && self.waiting.bytes() < self.depth() - self.extra.0
+        {
+            self.extra.0 = 0;
+        }
         while self.rate.is_none() || self.next <= now {
             let Some(packet) = self.waiting.pop() else { break };
             self.next += self.time_of(packet.bytes);
@@ -98,7 +118,7 @@ impl Lane {
     fn depth(&self) -> u64 {
         self.rate.map_or(u64::MAX, |rate| {
             let depth = u128::from(rate.bytes_per_second()) * DEPTH.as_millis() / 1000;
-            u64::try_from(depth).unwrap_or(u64::MAX).max(MIN_DEPTH)
+            u64::try_from(depth).unwrap_or(u64::MAX).max(MIN_DEPTH).saturating_add(self.extra.0)
         })
     }
 }

@@ -149,6 +149,15 @@ impl Shaper {
         Ok(())
     }
 
+    /// Has a lane keep so many bytes more than usual that come within `time`, so that nothing is
+    /// lost of what senders were allowed to send before there was a limit.
+    pub fn expect(&self, lane: LaneId, bytes: u64, time: Duration) -> Result<()> {
+        let mut state = self.shared.lock();
+        let lane = state.lanes.get_mut(&lane).ok_or_else(|| unknown(lane))?;
+        lane.expect(bytes, Instant::now(), time);
+        Ok(())
+    }
+
     /// What passed since the lane was added.
     pub fn count(&self, lane: LaneId) -> Result<Count> {
         let state = self.shared.lock();

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use chadthrottle_core::Result;
 use rustix::net::{
     AddressFamily, SocketType,
     sockopt::{socket_acceptconn, socket_cookie, socket_domain, socket_protocol, socket_type},
@@ -66,6 +67,34 @@ pub fn describe(fd: impl AsFd) -> Option<SocketInfo> {
     let cookie = socket_cookie(fd).ok()?;
     let listening = socket_acceptconn(fd).ok()?;
     Some(SocketInfo { family, protocol, cookie, listening })
+}
+
+/// What the kernel tells about a TCP connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TcpState {
+    /// The shortest round trip seen lately, microseconds; 0 when none was.
+    pub rtt_us: u32,
+    /// Milliseconds since data came last.
+    pub since_received_ms: u32,
+    /// What the peer may send at most without another acknowledgement, bytes. Before kernel 6.2
+    /// an upper bound of it.
+    pub window: u32,
+}
+
+/// Asks for [`TcpState`] (`TCP_INFO`).
+pub fn tcp_state(fd: impl AsFd) -> Result<TcpState> {
+    let info = sys::tcp_info(fd.as_fd())
+        .map_err(|error| super::option_failed("read", "TCP_INFO", error))?;
+    // Offsets within struct tcp_info of include/uapi/linux/tcp.h.
+    let field =
+        |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    let (rtt, min_rtt) = (field(68), field(148));
+    let (slow_start_threshold, window) = (field(64), field(232));
+    Ok(TcpState {
+        rtt_us: if min_rtt == 0 || min_rtt == u32::MAX { rtt } else { min_rtt },
+        since_received_ms: field(52),
+        window: if window == 0 { slow_start_threshold } else { window },
+    })
 }
 
 /// The network namespace a socket belongs to (`SO_NETNS_COOKIE`); `None` before kernel 5.14.

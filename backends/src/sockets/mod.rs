@@ -36,7 +36,7 @@ pub use clamp::{
 };
 pub use connections::{Connection, connections};
 pub use diag::DiagSocket;
-pub use info::{Family, Protocol, SocketInfo, describe, netns_cookie};
+pub use info::{Family, Protocol, SocketInfo, TcpState, describe, netns_cookie, tcp_state};
 pub use map::SocketMap;
 pub use traffic::{Moved, Traffic};
 

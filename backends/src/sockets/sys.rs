@@ -47,6 +47,11 @@ pub(super) fn tcp_bytes(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     Ok((info[15], info[16]))
 }
 
+/// The first bytes of `struct tcp_info`, zeros where the kernel has less.
+pub(super) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<[u8; 240]> {
+    get(fd, libc::IPPROTO_TCP, libc::TCP_INFO, [0; 240])
+}
+
 /// `T` is an integer or an array of them (the only callers are above): any bytes are a valid
 /// value.
 fn get<T: Copy>(fd: BorrowedFd<'_>, level: c_int, name: c_int, mut value: T) -> io::Result<T> {

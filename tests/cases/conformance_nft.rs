@@ -1,0 +1,3 @@
+//! The conformance cases on the nftables backend.
+
+chadthrottle_tests::conformance!("nft");
