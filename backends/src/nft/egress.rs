@@ -170,13 +170,7 @@ impl Egress {
     }
 
     fn attach(&mut self, connection: &Connection, index: u32, device: &str) -> Result<()> {
-        let name = base_name(index);
-        let mut chain = Chain::new(&name, &self.table);
-        chain.set_type(ChainType::Filter);
-        // NF_NETDEV_EGRESS is 1 (include/uapi/linux/netfilter.h), as NF_INET_LOCAL_IN is.
-        chain.set_hook(Hook::In, 0);
-        chain.set_policy(Policy::Accept);
-        chain.set_device(CString::new(device).unwrap_or_default());
+        let chain = base_chain(&self.table, index, device);
         let mut batch = Batch::new();
         batch.add("attach to the egress of an interface", &chain, MsgType::Add);
         let mut rule = Rule::new(&chain);
@@ -216,6 +210,17 @@ impl Egress {
 
 fn element(mark: Mark, chain: &CStr) -> Element {
     (mark.value().to_ne_bytes().to_vec(), chain.to_owned())
+}
+
+/// The chain at the egress hook of an interface.
+pub(super) fn base_chain<'a>(table: &'a Table, index: u32, device: &str) -> Chain<'a> {
+    let mut chain = Chain::new(base_name(index), table);
+    chain.set_type(ChainType::Filter);
+    // NF_NETDEV_EGRESS is 1 (include/uapi/linux/netfilter.h), as NF_INET_LOCAL_IN is.
+    chain.set_hook(Hook::In, 0);
+    chain.set_policy(Policy::Accept);
+    chain.set_device(CString::new(device).unwrap_or_default());
+    chain
 }
 
 fn base_name(index: u32) -> CString {

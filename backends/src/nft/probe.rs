@@ -39,8 +39,8 @@ pub(super) fn probe(host: &Host) -> ProbeReport {
             return report;
         }
     };
-    let rest: [fn(&Connection) -> Check; 6] =
-        [nf_tables, inet_family, table_owner, socket_cgroup, limit, pacing];
+    let rest: [fn(&Connection) -> Check; 7] =
+        [nf_tables, inet_family, table_owner, socket_cgroup, limit, pacing, egress];
     for ask in rest {
         report.checks.push(ask(&connection));
         if report.first_failure().is_some() {
@@ -161,11 +161,38 @@ fn limit(connection: &Connection) -> Check {
 
 /// Not needed: without it the backend drops what it cannot pace.
 fn pacing(connection: &Connection) -> Check {
-    let asked = ("pacing", "hand packets to user space, to pace them");
     match queueing::rule(connection) {
-        Ok(by) => works(asked, format!("by {by}")),
-        Err(error) => works(asked, format!("no, so it polices: {error}")),
+        Ok(by) => works(PACING, format!("by {by}")),
+        Err(error) => works(("pacing", "limit by dropping, without pacing"), error.to_string()),
     }
+}
+
+const PACING: Question = ("pacing", "hand packets to user space, to pace them");
+
+/// Needed only where packets cannot be paced. Kernel 5.16.
+fn egress(connection: &Connection) -> Check {
+    let asked =
+        ("egress", "drop at the egress of an interface, so that no sender sees an error");
+    match with_egress(connection) {
+        Ok(()) => works(asked, "made and deleted".to_owned()),
+        Err(error) => {
+            let asked = ("egress", "drop uploads in output, where senders of UDP see EPERM");
+            let error = describe(&error);
+            works(asked, format!("no egress hook in this kernel: {error}; 5.16 has it"))
+        }
+    }
+}
+
+/// Loopback is there in every network namespace.
+fn with_egress(connection: &Connection) -> io::Result<()> {
+    let name = CString::new(format!("chadthrottle-try-{}", std::process::id()));
+    let table = Table::new(name.unwrap_or_default(), ProtoFamily::NetDev);
+    let mut batch = Batch::new();
+    batch.create_owned_table(table.get_name(), ProtoFamily::NetDev);
+    let chain = super::egress::base_chain(&table, 1, "lo");
+    batch.add("attach to the egress of an interface", &chain, MsgType::Add);
+    batch.delete_table(table.get_name(), ProtoFamily::NetDev);
+    connection.try_commit(batch).map_err(|(_, error)| error)
 }
 
 fn with_rule(connection: &Connection, expression: &impl Expression) -> io::Result<()> {

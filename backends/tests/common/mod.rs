@@ -86,6 +86,11 @@ impl ScratchNetns {
         scratch
     }
 
+    /// What `ip -n` calls it.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
     pub fn netns(&self) -> Netns {
         Netns::at(Path::new(&format!("/run/netns/{}", self.0))).unwrap()
     }
@@ -101,7 +106,7 @@ impl Drop for ScratchNetns {
     }
 }
 
-fn ip(arguments: &[&str]) {
+pub fn ip(arguments: &[&str]) {
     let status = Command::new("ip").args(arguments).status().unwrap();
     assert!(status.success(), "ip {arguments:?}");
 }
