@@ -9,9 +9,13 @@ endif
 
 BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev iproute2
 BENCH_PACKAGES = $(TEST_PACKAGES) iputils-ping python3-venv trickle wondershaper
+KERNEL_PACKAGES := iproute2 qemu-system-x86 busybox-static kmod cpio xz-utils zstd iperf3 bpftool \
+    binutils nftables
 TEST_PACKAGES := $(BUILD_PACKAGES) bpftool iperf3 curl nftables util-linux procps
 
-.PHONY: run build test lint unit conformance bench ebpf clean
+KERNEL :=
+
+.PHONY: run build test test-kernels lint unit conformance bench ebpf clean
 
 # Builds and starts `sudo chadthrottle run ARGS`; without ARGS and without a terminal it
 # limits a short built-in transfer and shows the rate it got.
@@ -23,8 +27,14 @@ run: packages-run build
 build:
 	cargo build --release --locked --package chadthrottle
 
-test: packages-test lint
+# Everything: unit tests, cases on this kernel, and the kernels in QEMU.
+test: packages-test packages-kernels lint
 	tests/run-all
+
+# Debian kernels in QEMU: which backends work there, and that the chosen one holds its limit.
+# KERNEL=6.12 for one series.
+test-kernels: packages-kernels
+	tests/vm/matrix $(KERNEL)
 
 lint:
 	cargo fmt --all --check

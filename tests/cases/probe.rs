@@ -94,7 +94,7 @@ fn in_a_user_namespace() {
     if !scene.run_wrapped(script, &["--version"]).stdout.contains("chadthrottle") {
         skip!("user namespaces are not allowed here");
     }
-    let outcome = scene.run_wrapped(script, &["probe", "--json"]);
+    let outcome = scene.run_wrapped(script, &["probe", "--json", "--backend", "ebpf"]);
     assert_eq!(outcome.status, 3, "{outcome:#?}");
     let diagnosis = &report(&outcome)["diagnosis"];
     assert_eq!(diagnosis["letter"], "G", "{diagnosis:#}");

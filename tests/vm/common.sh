@@ -17,3 +17,10 @@ pack() {
     (cd "$1" && find . | LC_ALL=C sort | cpio --create --format=newc --owner=0:0 --quiet) > "$2.$$"
     mv "$2.$$" "$2"
 }
+
+# Builds what is tested, unless CHADTHROTTLE_PROGRAMS says where it is.
+build() {
+    [ -n "${CHADTHROTTLE_PROGRAMS:-}" ] ||
+        cargo build --release --locked --quiet --manifest-path "$root/Cargo.toml" \
+            --package chadthrottle --package chadthrottle-tests
+}

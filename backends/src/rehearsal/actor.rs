@@ -19,6 +19,9 @@ use crate::rtnetlink::Refusal;
 
 /// How long one datagram may take.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a veth pair may take until it carries packets: the link watcher runs at least once a
+/// second (`net/core/link_watch.c`).
+const PRIMED: Duration = Duration::from_millis(1500);
 /// How long a guardian may take to take back what was done on the stage.
 const LAST_PATIENCE: Duration = Duration::from_secs(3);
 /// The size of a datagram.
@@ -42,7 +45,9 @@ pub fn main(cgroup: &Path) -> Result<()> {
     if say(&channel, &reply).is_ok()
         && let Ok(stage) = &staged
     {
-        serve(&channel, stage);
+        if serve(&channel, stage) == End::Asked {
+            return Ok(());
+        }
         // A guardian takes back first what the other side did with our stage.
         eventually(|| is_unused(stage.directory.path()));
     }
@@ -104,6 +109,9 @@ fn stage(cgroup: &Path) -> Result<Stage, Failure> {
         .and_then(|()| address(&near))
         .and_then(|near| far.connect(near));
     connected.map_err(|error| Failure::new("connect", "the sockets", &error))?;
+    prime(&far, &near)
+        .and_then(|()| prime(&near, &far))
+        .map_err(|error| Failure::new("send through", "the veth pair", &error))?;
     Ok(Stage { near, far, directory })
 }
 
@@ -121,7 +129,32 @@ fn wiring(refusal: &Refusal) -> Failure {
 
 fn unshare_network() -> Result<(), Failure> {
     unshare(CloneFlags::CLONE_NEWNET)
-        .map_err(|errno| Failure::new("make", "a network namespace", &errno.into()))
+        .map_err(|errno| Failure::new("make", "a network namespace", &errno.into()))?;
+    // An address that is asked for in vain is asked for again after a second otherwise.
+    let retry = "/proc/sys/net/ipv4/neigh/default/retrans_time_ms";
+    if let Err(error) = fs::write(retry, "5") {
+        tracing::debug!("{retry}: {error}");
+    }
+    Ok(())
+}
+
+/// Sends until something arrives. A device that has just got its carrier drops packets until the
+/// kernel's link watcher has set it going; nothing says when that is.
+fn prime(from: &UdpSocket, to: &UdpSocket) -> io::Result<()> {
+    let mut buffer = [0; PAYLOAD.len()];
+    to.set_read_timeout(Some(Duration::from_millis(2)))?;
+    let deadline = Instant::now() + PRIMED;
+    loop {
+        from.send(&PAYLOAD)?;
+        match to.recv(&mut buffer) {
+            Ok(_) => break,
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => {}
+        }
+    }
+    // What was held back meanwhile is not to be counted later.
+    while to.recv(&mut buffer).is_ok() {}
+    to.set_read_timeout(Some(PATIENCE))
 }
 
 /// Moves this process; 0 means the writer (cgroups(7)).
@@ -129,19 +162,33 @@ fn enter(cgroup: &Path) -> io::Result<()> {
     fs::write(cgroup.join("cgroup.procs"), "0")
 }
 
+/// Why nobody asks any more.
+#[derive(PartialEq, Eq)]
+enum End {
+    /// It was said.
+    Asked,
+    /// The other side is gone.
+    Died,
+}
+
 /// Answers until nobody asks any more.
-fn serve(channel: &UnixStream, stage: &Stage) {
+fn serve(channel: &UnixStream, stage: &Stage) -> End {
     let mut lines = BufReader::new(channel).lines();
     while let Some(Ok(line)) = lines.next() {
-        let Ok(Request::Exchange(datagrams)) = serde_json::from_str(&line) else { return };
+        let datagrams = match serde_json::from_str(&line) {
+            Ok(Request::Exchange(datagrams)) => datagrams,
+            Ok(Request::End) => return End::Asked,
+            Err(_) => return End::Died,
+        };
         let passed = Passed {
             up: send(&stage.near, &stage.far, datagrams),
             down: send(&stage.far, &stage.near, datagrams),
         };
         if say(channel, &Reply::Passed(passed)).is_err() {
-            return;
+            break;
         }
     }
+    End::Died
 }
 
 /// How many of so many datagrams arrive.
@@ -177,6 +224,11 @@ fn leave(cgroup: &Path, home: Option<&Path>) {
     if !cgroup.exists() || !places.map(enter).any(|entered| entered.is_ok()) {
         return;
     }
+    remove_soon(cgroup);
+}
+
+/// Removes it as soon as nothing is left in it.
+pub(super) fn remove_soon(cgroup: &Path) {
     eventually(|| remove(cgroup).is_ok() || !cgroup.exists());
 }
 

@@ -14,19 +14,24 @@ const BYTES_PER_SECOND: u64 = 125_000_000;
 /// How many datagrams are sent each way.
 const DATAGRAMS: u32 = 4;
 
-/// Does with a backend what a run does, on a stage of its own: its real objects are made, real
+/// Does with a backend what a run does, on a stage that nobody else uses: its real objects are made, real
 /// packets pass and must be counted in both directions, everything is removed.
 ///
 /// [`Verdict::Inconclusive`] when the stage itself could not be set up: that says nothing about
 /// the backend.
 #[must_use]
-pub fn rehearse(backend: Box<dyn Backend>, host: &Host) -> Check {
-    let (verdict, evidence, remedy) = match tried(backend, host) {
+pub fn rehearse(
+    backend: Box<dyn Backend>,
+    host: &Host,
+    stage: Result<&mut Rehearsal, &Error>,
+) -> Check {
+    let outcome = match stage {
+        Ok(stage) => tried(backend, host, stage),
+        Err(error) => Err((Verdict::Inconclusive, error.to_string(), error.remedy.clone())),
+    };
+    let (verdict, evidence, remedy) = match outcome {
         Ok(evidence) => (Verdict::Works, evidence, Remedy::None),
-        Err((verdict, error)) => {
-            let remedy = error.remedy.clone();
-            (verdict, error.remedy(Remedy::None).to_string(), remedy)
-        }
+        Err(refusal) => refusal,
     };
     Check {
         name: "rehearsal",
@@ -37,15 +42,26 @@ pub fn rehearse(backend: Box<dyn Backend>, host: &Host) -> Check {
     }
 }
 
-fn tried(backend: Box<dyn Backend>, host: &Host) -> Result<String, (Verdict, Box<Error>)> {
-    let unknown = |error| (Verdict::Inconclusive, Box::new(error));
-    let mut stage = Rehearsal::open(host).map_err(unknown)?;
+/// Why it does not work, or cannot be told.
+type Refusal = (Verdict, String, Remedy);
+
+fn refusal(verdict: Verdict, mut error: Error) -> Refusal {
+    let remedy = std::mem::take(&mut error.remedy);
+    (verdict, error.to_string(), remedy)
+}
+
+fn tried(
+    backend: Box<dyn Backend>,
+    host: &Host,
+    stage: &mut Rehearsal,
+) -> Result<String, Refusal> {
+    let unknown = |error| refusal(Verdict::Inconclusive, error);
     arrived(stage.exchange(DATAGRAMS).map_err(unknown)?).map_err(unknown)?;
 
     // The journal and guardian of this rehearsal are its own: it looks after nobody else.
     let host = Host { run: stage.directory().to_owned(), ..host.clone() };
     let mut session = Session::open(host.clone(), vec![backend]).map_err(unknown)?;
-    let outcome = limited(&mut session, &mut stage, &host);
+    let outcome = limited(&mut session, stage, &host);
     // What was found out first matters more.
     match (outcome, session.finish()) {
         (Ok(counters), Ok(())) => Ok(format!(
@@ -53,7 +69,7 @@ fn tried(backend: Box<dyn Backend>, host: &Host) -> Result<String, (Verdict, Box
             counters.upload.packets, counters.download.packets
         )),
         (Ok(_), Err(error)) => Err(unknown(error)),
-        (Err(error), _) => Err((verdict(&error), Box::new(error))),
+        (Err(error), _) => Err(refusal(verdict(&error), error)),
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Passed {
 enum Request {
     /// Send so many datagrams each way.
     Exchange(u32),
+    /// End at once; who says so removes the cgroup. No answer.
+    End,
 }
 
 /// What the actor says.
@@ -146,17 +148,18 @@ impl Rehearsal {
     /// Sends so many datagrams of 64 bytes in each direction and counts what arrives, waiting
     /// for each at most 100 ms.
     pub fn exchange(&mut self, datagrams: u32) -> Result<Passed> {
-        let mut line = serde_json::to_string(&Request::Exchange(datagrams))
-            .map_err(|error| Error::io("speak to", "the rehearsal", error.into()))?;
-        line.push('\n');
-        self.channel
-            .get_mut()
-            .write_all(line.as_bytes())
+        self.say(&Request::Exchange(datagrams))
             .map_err(|error| Error::io("speak to", "the rehearsal", error))?;
         match self.answer()? {
             Reply::Passed(passed) => Ok(passed),
             other => Err(unexpected(&other)),
         }
+    }
+
+    fn say(&mut self, request: &Request) -> std::io::Result<()> {
+        let mut line = serde_json::to_string(request)?;
+        line.push('\n');
+        self.channel.get_mut().write_all(line.as_bytes())
     }
 
     fn answer(&mut self) -> Result<Reply> {
@@ -179,8 +182,11 @@ impl Rehearsal {
 
 impl Drop for Rehearsal {
     fn drop(&mut self) {
-        // It takes the hint, cleans up and ends.
-        if let Err(error) = self.channel.get_ref().shutdown(Shutdown::Both) {
+        // A process leaves its cgroup by ending much sooner than by moving. One that does not
+        // listen is told by the closed channel, and cleans up itself.
+        let said = self.say(&Request::End);
+        if let Err(error) = said.and_then(|()| self.channel.get_ref().shutdown(Shutdown::Write))
+        {
             tracing::debug!("{error}");
         }
         let deadline = Instant::now() + PATIENCE;
@@ -190,6 +196,9 @@ impl Drop for Rehearsal {
                 return;
             }
             thread::sleep(Duration::from_millis(1));
+        }
+        if let Some(cgroup) = &self.cgroup {
+            actor::remove_soon(cgroup);
         }
     }
 }

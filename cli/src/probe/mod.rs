@@ -97,11 +97,13 @@ fn look(host: &Host, asked: Vec<Box<dyn Backend>>, cgroup: Option<&Path>) -> Rep
         .filter(|needs| ids.contains(&needs.backend))
         .map(|needs| system.config.check(needs))
         .collect();
-    let bpf = ids.contains(&BackendId::Ebpf).then(|| {
-        let stage = Rehearsal::open(host).ok();
-        examine::examine(host, stage.as_ref(), cgroup)
-    });
-    let answers: Vec<Answer> = asked.into_iter().map(|backend| ask(backend, host)).collect();
+    let mut stage = Rehearsal::open(host);
+    let bpf = ids
+        .contains(&BackendId::Ebpf)
+        .then(|| examine::examine(host, stage.as_ref().ok(), cgroup));
+    let answers: Vec<Answer> =
+        asked.into_iter().map(|backend| ask(backend, host, &mut stage)).collect();
+    drop(stage);
     let diagnosis = diagnosis::decide(&Findings {
         backends: answers.iter().map(|answer| (answer.backend, &answer.report)).collect(),
         bpf: bpf.as_ref().map(|examination| &examination.findings),
@@ -122,10 +124,15 @@ fn look(host: &Host, asked: Vec<Box<dyn Backend>>, cgroup: Option<&Path>) -> Rep
 }
 
 /// The backend's own questions, and where they were answered well a whole limit.
-fn ask(backend: Box<dyn Backend>, host: &Host) -> Answer {
+fn ask(backend: Box<dyn Backend>, host: &Host, stage: &mut Result<Rehearsal>) -> Answer {
     let (id, mut report) = (backend.id(), backend.probe(host));
     if report.first_no().is_none() {
-        report.checks.push(rehearse(backend, host));
+        let check = rehearse(backend, host, stage.as_mut().map_err(|error| &*error));
+        // What went wrong may have left its marks on the stage.
+        if check.verdict != Verdict::Works && stage.is_ok() {
+            *stage = Rehearsal::open(host);
+        }
+        report.checks.push(check);
     }
     Answer { backend: id, works: report.works(), verdict: report.verdict(), report }
 }
