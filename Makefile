@@ -11,7 +11,7 @@ BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev iproute2
 BENCH_PACKAGES = $(TEST_PACKAGES) iputils-ping python3-venv trickle wondershaper
 KERNEL_PACKAGES := iproute2 qemu-system-x86 busybox-static kmod cpio xz-utils zstd iperf3 bpftool \
     binutils nftables
-TEST_PACKAGES := $(BUILD_PACKAGES) bpftool iperf3 curl nftables util-linux procps
+TEST_PACKAGES := $(BUILD_PACKAGES) bpftool iperf3 curl nftables util-linux procps tmux
 
 KERNEL :=
 

@@ -64,6 +64,9 @@ pub(crate) enum Command {
 
 /// Limit processes, units, cgroups or a command, and hold the limits until it ends.
 ///
+/// Without a target or a rate, on a terminal, it opens the live view: who moves how much, and
+/// limits on it.
+///
 /// All targets of one run share its limits, and their children are included. The limits hold
 /// until the command or the last target ends, Ctrl-C, SIGTERM or --duration. Loopback traffic
 /// is never limited.
@@ -205,14 +208,26 @@ impl RunArgs {
         Limits { download: limit(self.download), upload: limit(self.upload) }
     }
 
+    /// Nothing was said but perhaps which backend: the live view.
+    pub(crate) fn wants_view(&self) -> bool {
+        let asks = self.duration.is_some() || self.json || self.json_file.is_some();
+        self.targets() == 0 && self.limits().is_empty() && !asks
+    }
+
+    fn targets(&self) -> usize {
+        self.pid.len() + self.cgroup.len() + self.unit.len() + self.command.len()
+    }
+
     /// What clap cannot say in attributes: somebody to limit, and by how much.
     fn check(&self) -> Result<(), &'static str> {
-        let targets = self.pid.len() + self.cgroup.len() + self.unit.len() + self.command.len();
-        if targets == 0 {
+        if self.wants_view() {
+            return Ok(());
+        }
+        if self.targets() == 0 {
             return Err("nothing to limit: name a target with --pid PID, --unit NAME or \
                         --cgroup PATH, or give a command after --, \
                         and a rate with --download or --upload \
-                        (the live view, for a run without a target, is not built yet)");
+                        (without any of these, on a terminal, run opens the live view)");
         }
         if self.limits().is_empty() {
             return Err("no limit: give a rate with --download RATE, --upload RATE or both, \
@@ -301,8 +316,9 @@ mod tests {
     #[test]
     fn refused() {
         for (args, why) in [
-            (&[][..], "nothing to limit"),
-            (&["-d", "10mbit"], "nothing to limit"),
+            (&["-d", "10mbit"][..], "nothing to limit"),
+            (&["--duration", "5s"], "nothing to limit"),
+            (&["--json"], "nothing to limit"),
             (&["--pid", "1"], "no limit"),
             (&["--", "true"], "no limit"),
             (&["-d", "10M", "--pid", "1"], "write 10mbit for bits or 10MB/s for bytes"),

@@ -11,6 +11,7 @@ mod launch;
 mod log;
 mod probe;
 mod run;
+mod tui;
 mod units;
 
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let command = args::parse();
     log::init(command.is_quiet());
     let outcome = match command {
+        Command::Run(args) if args.wants_view() => tui::open(&args),
         Command::Run(args) => run::run(&args),
         Command::Probe(args) => probe::probe(&args),
         Command::Clean(args) => clean::clean(&args),

@@ -7,7 +7,7 @@
 mod command;
 mod hold;
 mod report;
-mod signals;
+pub(crate) mod signals;
 mod summary;
 mod targets;
 mod verify;

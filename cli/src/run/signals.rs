@@ -13,13 +13,13 @@ use signal_hook::{
 
 /// The signals that end a run, caught until the process ends: a second Ctrl-C while the limits
 /// are being lifted changes nothing.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     delivery: SignalDelivery<UnixStream, SignalOnly>,
 }
 
 impl Signals {
     /// Catches them.
-    pub(super) fn catch() -> Result<Self> {
+    pub(crate) fn catch() -> Result<Self> {
         // SIGCHLD is caught only because whoever started us may ignore it: then the kernel
         // would reap the command, and its status would be lost (wait(2)).
         let mut signals = vec![SIGINT, SIGQUIT, SIGTERM, SIGCHLD];
@@ -36,12 +36,12 @@ impl Signals {
     }
 
     /// Those that came since the last call, and ask for an end.
-    pub(super) fn pending(&mut self) -> impl Iterator<Item = i32> {
+    pub(crate) fn pending(&mut self) -> impl Iterator<Item = i32> {
         self.delivery.pending().filter(|signal| *signal != SIGCHLD)
     }
 
     /// Readable when one has come.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.delivery.get_read().as_fd()
     }
 }
