@@ -10,11 +10,11 @@
 //! closes to less than a segment with nothing in flight, so that nothing is lost and nothing
 //! retransmitted: the sender's persist timer (about 200 ms) sends a little and asks again.
 //!
-//! Reopening takes two of its probes, about 450 ms. A lowered clamp lowers the kernel's
-//! threshold (`rcv_ssthresh`) as well, and a raised one raises it to no more than the window
-//! advertised last: it grows only with data that arrive while the clamp is wide. So the answer
-//! to the first probe can only lift the clamp. Lifting it together with the closing would
-//! take the closing back, because the window is selected after our hook.
+//! A lowered clamp lowers the kernel's threshold (`rcv_ssthresh`) as well, and a raised one raises
+//! it to no more than the window advertised last: it grows only with data that arrive while the
+//! clamp is wide. So the clamp is lifted as soon as the closed window is chosen, and the first
+//! probe opens it. Lifted together with the closing, before the window is chosen, it would take
+//! the closing back.
 
 use core::num::NonZeroU64;
 
@@ -81,6 +81,9 @@ pub struct Seen {
     pub round_trip: u64,
     /// Any number: keeps sockets from closing and opening in step.
     pub random: u32,
+    /// The segment carries no data: there is room for an option in its header, which is what
+    /// calls us once more when the window is chosen.
+    pub bare: bool,
 }
 
 /// What the limit tells its sockets.
@@ -106,6 +109,8 @@ pub struct Grant {
     pub closed: bool,
     /// The socket uses its permits: count it as active.
     pub greedy: bool,
+    /// The clamp once the window is chosen, bytes; 0 = it stays.
+    pub then: u32,
 }
 
 /// The clamp that leaves room for the rate but keeps the window scale small: with `tcp_rmem` of
@@ -248,14 +253,15 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     let jitter = mss * i64::from(seen.random & 1023) / 1024;
     let debt = mss / 2 + jitter + bytes_in(DEBT, share).cast_signed();
     let closed = window < mss && tokens <= -debt;
-    if closed {
-        edge.closed_at = seen.now;
-    }
-    let window =
-        if closed { CLOSED } else { branchless::max(window, mss).cast_unsigned() as u32 };
     // A socket that only sends needs no share.
     let greedy = received && outstanding < cap;
-    Grant { window, lift: window >= seen.window, closed, greedy }
+    if closed {
+        edge.closed_at = seen.now;
+        let then = if seen.bare { widest(shared.rate) } else { 0 };
+        return Grant { window: CLOSED, lift: false, closed, greedy, then };
+    }
+    let window = branchless::max(window, mss).cast_unsigned() as u32;
+    Grant { window, lift: window >= seen.window, closed, greedy, then: 0 }
 }
 
 #[cfg(test)]

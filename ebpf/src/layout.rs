@@ -131,8 +131,8 @@ pub struct Edge {
     /// Bytes that may still arrive free of charge: the sender was allowed to send them before
     /// this limit or its present rate came.
     pub given: u32,
-    /// Keeps the size a multiple of 8.
-    pub reserved: u32,
+    /// The clamp to set once the segment that is about to be sent has its window, bytes; 0 = none.
+    pub then: u32,
 }
 
 /// [`Flow::state`]: `SO_MAX_PACING_RATE` is ours.

@@ -12,7 +12,16 @@ fn shared(rate: u64, sockets: u64) -> Shared {
 
 fn seen(now: u64, next: u32, right: u32) -> Seen {
     let window = right.wrapping_sub(next);
-    Seen { now, next, right, window, mss: 1448, round_trip: 20 * MILLISECOND, random: 512 }
+    Seen {
+        now,
+        next,
+        right,
+        window,
+        mss: 1448,
+        round_trip: 20 * MILLISECOND,
+        random: 512,
+        bare: true,
+    }
 }
 
 /// A sender that always sends all it may; an acknowledgement every `step` ns.
@@ -127,11 +136,11 @@ proptest! {
         at: u64, closed_at: u64, old_rate in 0u64..1 << 40, tokens in -(1i64 << 40)..1i64 << 40,
         rate in 1u64..=1 << 40, sockets in 1u64..=65_535, balance in -(1i64 << 62)..1 << 62,
         now in 0u64..1 << 62, next: u32, right: u32, window: u32, mss in 0u32..65_536,
-        round_trip in 0u64..16 * SECOND, random: u32,
+        round_trip in 0u64..16 * SECOND, random: u32, bare: bool,
     ) {
         let mut edge = Edge { at, closed_at, rate: old_rate, tokens, right, next, ..Edge::default() };
         let shared = Shared { rate: n(rate), sockets: n(sockets), balance };
-        let seen = Seen { now, next, right, window, mss, round_trip, random };
+        let seen = Seen { now, next, right, window, mss, round_trip, random, bare };
         let grant = grant(&mut edge, &shared, &seen);
         prop_assert!(grant.window >= 1000);
         prop_assert!(grant.closed == (grant.window == CLOSED) || !grant.closed);

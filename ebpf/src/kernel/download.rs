@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::bpf_sock_ops,
-    helpers::generated::{bpf_get_prandom_u32, bpf_skc_to_tcp_sock},
+    helpers::generated::{bpf_get_prandom_u32, bpf_reserve_hdr_opt, bpf_skc_to_tcp_sock},
 };
 use chadthrottle_ebpf::{
     active::Snapshot,
@@ -13,6 +13,9 @@ use chadthrottle_ebpf::{
     edge::{self, Seen},
     layout::{DOWNLOAD, Flow, Group},
 };
+
+/// Bytes of header that are reserved to be called again; the kernel fills them with NOPs.
+const OPTION: u32 = 4;
 
 use super::{attribution::Limit, constants, hooks::Socket, maps::GROUPS};
 
@@ -29,7 +32,7 @@ pub(crate) fn set_window(
 ) {
     let Some(rate) = limit.rate(DOWNLOAD) else { return };
     let Some(group) = GROUPS.get(limit.index(DOWNLOAD)) else { return };
-    let Some(seen) = look(ctx, sk, now) else { return };
+    let Some(seen) = look(ctx, sk, now, fresh) else { return };
     clock::retune(&group.clock, &group.clock_rate, rate, now);
     group.round_trip.set(clock::recent_largest(group.round_trip.get(), seen.round_trip));
 
@@ -42,7 +45,7 @@ pub(crate) fn set_window(
     if fresh || flow.edge.at == 0 {
         flow.edge.begin(&seen, &shared, fresh, snapshot.active.before != 0);
     }
-    if fresh || offer(Socket::Event(ctx), flow, group, &shared, &seen) {
+    if fresh || offer(ctx, flow, group, &shared, &seen) {
         let [epoch, _] = &mut flow.epochs;
         snapshot.count(&group.active, epoch);
     }
@@ -51,15 +54,22 @@ pub(crate) fn set_window(
 /// Offers what the socket may be sent; returns whether it counts as active.
 #[inline]
 fn offer(
-    socket: Socket,
+    ctx: *mut bpf_sock_ops,
     flow: &mut Flow,
     group: &Group<Shared>,
     shared: &edge::Shared,
     seen: &Seen,
 ) -> bool {
     let grant = edge::grant(&mut flow.edge, shared, seen);
+    let socket = Socket::Event(ctx);
     if grant.closed {
         group.last_close.set(seen.now);
+    }
+    if grant.then != 0 {
+        // SAFETY: a helper call on the program's own context.
+        let failed = unsafe { bpf_reserve_hdr_opt(ctx, OPTION, 0) };
+        // Without room for it (many SACK blocks) it takes two probes to open.
+        flow.edge.then = if failed == 0 { grant.then } else { 0 };
     }
     socket.clamp(flow, grant.window);
     if grant.lift {
@@ -68,9 +78,18 @@ fn offer(
     grant.greedy
 }
 
+/// The window of the segment is chosen: what was to follow it.
+#[inline]
+pub(crate) fn window_is_chosen(ctx: *mut bpf_sock_ops, flow: &mut Flow) {
+    if flow.edge.then != 0 {
+        Socket::Event(ctx).clamp(flow, flow.edge.then);
+        flow.edge.then = 0;
+    }
+}
+
 /// Reads the receive window off the socket.
 #[inline]
-fn look(ctx: *mut bpf_sock_ops, sk: *mut c_void, now: u64) -> Option<Seen> {
+fn look(ctx: *mut bpf_sock_ops, sk: *mut c_void, now: u64, fresh: bool) -> Option<Seen> {
     // SAFETY: `sk` is a socket; null when it is not TCP.
     let tp = unsafe { bpf_skc_to_tcp_sock(sk) }.cast::<c_void>();
     if tp.is_null() {
@@ -90,6 +109,7 @@ fn look(ctx: *mut bpf_sock_ops, sk: *mut c_void, now: u64) -> Option<Seen> {
             },
             round_trip: u64::from((*ctx).srtt_us >> 3) * 1000,
             random: bpf_get_prandom_u32(),
+            bare: !fresh && (*ctx).skb_len == 0,
         })
     }
 }

@@ -6,8 +6,8 @@ use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB,
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RWND_INIT,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_SYN_RECV,
-        BPF_TCP_SYN_SENT, bpf_sock_ops,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB,
+        BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock_ops,
     },
     helpers::{bpf_ktime_get_ns, generated::bpf_get_socket_cookie},
 };
@@ -37,6 +37,16 @@ pub(crate) fn event(ctx: *mut bpf_sock_ops) {
     // SAFETY: the program's own context; `sk` is read once, so that the null check holds.
     let (op, argument) = unsafe { ((*ctx).op, (*ctx).__bindgen_anon_1.args[0]) };
     if op == BPF_SOCK_OPS_HDR_OPT_LEN_CB && argument == WRITE_HDR_TCP_CURRENT_MSS {
+        return;
+    }
+    if op == BPF_SOCK_OPS_WRITE_HDR_OPT_CB {
+        // SAFETY: the program's own context; `sk` is read once, so that the null check holds.
+        let sk = unsafe { (*ctx).__bindgen_anon_2.sk }.cast::<c_void>();
+        if !sk.is_null()
+            && let Some(flow) = FLOWS.get(sk)
+        {
+            download::window_is_chosen(ctx, flow);
+        }
         return;
     }
     if !matches!(
