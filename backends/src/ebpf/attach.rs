@@ -64,13 +64,7 @@ impl Attachments {
     /// Attaches what is needed and not yet covered, then detaches what no longer is.
     pub(super) fn reconcile(&mut self, tools: &mut Tools<'_>, needed: &Needed) -> Result<()> {
         self.drop_replaced(tools);
-        let mut used = Vec::new();
-        for path in needed.keys() {
-            match self.covering(path) {
-                Some(place) => used.push(place),
-                None => used.push(self.attach_near(tools, path)?),
-            }
-        }
+        let used = self.cover(tools, needed)?;
         let surplus: Vec<PathBuf> = self
             .at
             .keys()
@@ -81,6 +75,22 @@ impl Attachments {
             self.detach(tools, &path);
         }
         Ok(())
+    }
+
+    /// Attaches what is needed and not yet covered; returns where it is.
+    pub(super) fn cover(
+        &mut self,
+        tools: &mut Tools<'_>,
+        needed: &Needed,
+    ) -> Result<Vec<PathBuf>> {
+        let mut used = Vec::new();
+        for path in needed.keys() {
+            match self.covering(path) {
+                Some(place) => used.push(place),
+                None => used.push(self.attach_near(tools, path)?),
+            }
+        }
+        Ok(used)
     }
 
     /// Detaches everything.

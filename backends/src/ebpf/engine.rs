@@ -72,7 +72,7 @@ impl EbpfEngine {
             let members = Members::enter(&self.host, target, &mut self.maps, active.tag)?;
             active.members.push(members);
         }
-        self.reconcile()?;
+        self.cover(id)?;
         self.rescan(id)
     }
 
@@ -87,7 +87,7 @@ impl EbpfEngine {
             tag,
             members: &active.members,
         })?;
-        self.reconcile()?;
+        self.cover(id)?;
         if self.object.sets_callbacks {
             return self.iterate(ADOPT, Some(tag), &found.changed);
         }
@@ -114,19 +114,31 @@ impl EbpfEngine {
 
     /// Attaches to the cgroups that hold a member or a tagged socket, and to no others.
     fn reconcile(&mut self) -> Result<()> {
+        let needed = self.needed(self.limits.values())?;
         let cgroups = self.host.cgroups()?;
-        let mut needed = Needed::new();
-        if self.root_only && !self.limits.is_empty() {
-            needed.insert(cgroups.mount.clone(), cgroup::id(&cgroups.mount)?);
-        } else {
-            for active in self.limits.values() {
-                active.add_needed(&self.host, &mut needed);
-            }
-        }
         self.attachments.reconcile(
             &mut Tools { object: &mut self.object, journal: &self.journal, cgroups },
             &needed,
         )
+    }
+
+    /// Attaches to those of one limit; the others are not looked at.
+    fn cover(&mut self, id: LimitId) -> Result<()> {
+        let needed = self.needed(self.limits.get(&id).into_iter())?;
+        let cgroups = self.host.cgroups()?;
+        let tools = &mut Tools { object: &mut self.object, journal: &self.journal, cgroups };
+        self.attachments.cover(tools, &needed).map(drop)
+    }
+
+    fn needed<'a>(&self, limits: impl Iterator<Item = &'a Active>) -> Result<Needed> {
+        let mut needed = Needed::new();
+        if self.root_only && !self.limits.is_empty() {
+            let root = &self.host.cgroups()?.mount;
+            needed.insert(root.clone(), cgroup::id(root)?);
+        } else {
+            limits.for_each(|active| active.add_needed(&self.host, &mut needed));
+        }
+        Ok(needed)
     }
 
     fn refresh_one(&mut self, id: LimitId, notices: &mut Vec<Notice>) -> Result<()> {
@@ -154,7 +166,8 @@ impl EbpfEngine {
         self.rescan(id)
     }
 
-    /// Lets every socket of the limit run free and forgets it. Goes on after an error.
+    /// Lets every socket of the limit run free and forgets it. Goes on after an error. What it
+    /// alone needed stays attached.
     fn release(&mut self, id: LimitId) -> Result<Counters> {
         let mut active = self.limits.remove(&id).ok_or_else(unknown)?;
         let counters = self.maps.counters(active.tag);
@@ -173,7 +186,6 @@ impl EbpfEngine {
         for members in &mut active.members {
             outcome = outcome.and(members.leave(&mut self.maps));
         }
-        outcome = outcome.and(self.reconcile());
         // What failed stays in the journal: the guardian tries once more.
         outcome.and_then(|()| self.journal.done(active.entry)).and(counters)
     }
@@ -237,7 +249,7 @@ impl Engine for EbpfEngine {
         match self.fill(id, targets) {
             Ok(()) => Ok(id),
             Err(error) => {
-                if let Err(second) = self.release(id) {
+                if let Err(second) = self.remove(id) {
                     warn!("{second}");
                 }
                 Err(error)
@@ -268,11 +280,15 @@ impl Engine for EbpfEngine {
                 notices.push(Notice::Warning(error.to_string()));
             }
         }
+        if let Err(error) = self.reconcile() {
+            notices.push(Notice::Warning(error.to_string()));
+        }
         notices
     }
 
     fn remove(&mut self, id: LimitId) -> Result<Counters> {
-        self.release(id)
+        let released = self.release(id);
+        self.reconcile().and(released)
     }
 
     fn stop(mut self: Box<Self>) -> Result<()> {

@@ -25,6 +25,9 @@ pub(super) struct Maps {
     listeners: HashMap<MapData, u32, u32>,
     /// Depth in the hierarchy of what is in `cgroups`.
     cgroup_depths: BTreeMap<u64, u32>,
+    /// Slots that were never given to a limit begin here; those given back.
+    fresh_slots: u32,
+    free_slots: Vec<u32>,
     global_fd: OwnedFd,
 }
 
@@ -42,27 +45,33 @@ impl Maps {
             cgroups: typed(object.take_map("CGROUPS")?, "CGROUPS")?,
             listeners: typed(object.take_map("LISTENERS")?, "LISTENERS")?,
             cgroup_depths: BTreeMap::new(),
+            fresh_slots: 0,
+            free_slots: Vec::new(),
         })
     }
 
     /// Gives a free slot to a new limit, counters at zero. The tag is what its sockets carry.
     pub(super) fn open_slot(&mut self, limits: &Limits) -> Result<(u32, Tag)> {
-        for slot in 0..MAX_LIMITS {
-            let old = self.rates.get(&index(slot, Direction::Download), 0).map_err(read)?.0;
-            if old.in_use != 0 {
-                continue;
+        let slot = match self.free_slots.pop() {
+            Some(slot) => slot,
+            None if self.fresh_slots < MAX_LIMITS => {
+                self.fresh_slots += 1;
+                self.fresh_slots - 1
             }
-            let generation = old.generation.wrapping_add(1).max(1);
-            for direction in Direction::BOTH {
-                let zero = Plain(Group::default());
-                self.groups.set(index(slot, direction), zero, 0).map_err(write)?;
+            None => {
+                return Err(Error::new(ErrorKind::Failed, "add", "a limit")
+                    .meaning(format!("This instance already holds {MAX_LIMITS} limits."))
+                    .advice("Lift one first."));
             }
-            self.write_rates(slot, generation, limits)?;
-            return Ok((slot, Tag { limit: slot + 1, generation, owner: 0 }));
+        };
+        let old = self.rates.get(&index(slot, Direction::Download), 0).map_err(read)?.0;
+        let generation = old.generation.wrapping_add(1).max(1);
+        for direction in Direction::BOTH {
+            let zero = Plain(Group::default());
+            self.groups.set(index(slot, direction), zero, 0).map_err(write)?;
         }
-        Err(Error::new(ErrorKind::Failed, "add", "a limit")
-            .meaning(format!("This instance already holds {MAX_LIMITS} limits."))
-            .advice("Lift one first."))
+        self.write_rates(slot, generation, limits)?;
+        Ok((slot, Tag { limit: slot + 1, generation, owner: 0 }))
     }
 
     /// New rates for a slot in use.
@@ -86,6 +95,7 @@ impl Maps {
             let rate = Rate { generation: tag.generation.wrapping_add(1), ..Rate::default() };
             self.rates.set(index(tag.limit - 1, direction), Plain(rate), 0).map_err(write)?;
         }
+        self.free_slots.push(tag.limit - 1);
         Ok(())
     }
 
