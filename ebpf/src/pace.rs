@@ -22,6 +22,12 @@ const SLOWER: i64 = -400 * MILLISECOND.cast_signed();
 const FULL_SCALE: u64 = 500 * MILLISECOND;
 /// Bytes of a packet in the aim: an MTU.
 const PACKET: u64 = 1500;
+/// Credit from which on what others leave unused is handed out, and over which the pace then
+/// goes from the share to the whole rate ...
+const SPARE: i64 = 100 * MILLISECOND.cast_signed();
+const SPARE_SPAN: i64 = 400 * MILLISECOND.cast_signed();
+/// ... while the limit is in use: a pause is no spare rate, and those who end it share it.
+const IN_USE: u64 = 400 * MILLISECOND;
 /// Unused time that an active limit may make up for.
 const CREDIT: u64 = 500 * MILLISECOND;
 /// Unused time that is kept over an idle second.
@@ -40,16 +46,25 @@ const INITIAL_WINDOW: u64 = 10;
 const FEW_SOCKETS: u64 = 4;
 
 /// The pace of one of `sockets` that share `rate`, bytes per second, while the limit's
-/// balance is `balance` ns (positive: a backlog).
+/// balance is `balance` ns (positive: a backlog) and its last packet was `idle` ns ago.
+///
+/// Sockets that fell silent are counted for a second or two. What they leave shows as credit at
+/// once, and raises the pace of the others up to the whole rate.
 #[inline]
 #[must_use]
-pub fn pace(rate: NonZeroU64, sockets: NonZeroU64, balance: i64) -> u64 {
+pub fn pace(rate: NonZeroU64, sockets: NonZeroU64, balance: i64, idle: u64) -> u64 {
     let aim = AIM + time_of(2 * PACKET * sockets.get(), rate).cast_signed();
     let error = branchless::clamp(aim - balance, SLOWER, FASTER);
     let corrected = (FULL_SCALE.cast_signed() + error).cast_unsigned();
     // In microseconds the product fits.
     let pace = rate.get() / sockets * (corrected / 1000) / (FULL_SCALE / 1000);
-    pace.max(1)
+    let spare = if idle < IN_USE {
+        branchless::clamp(-balance - SPARE, 0, SPARE_SPAN).cast_unsigned()
+    } else {
+        0
+    };
+    let spare = rate.get() * (spare / 1000) / (SPARE_SPAN.cast_unsigned() / 1000);
+    pace.max(spare).max(1)
 }
 
 /// The first congestion window of a socket in segments: 20 ms of its share. `None`: the
@@ -87,7 +102,14 @@ mod tests {
     #[test]
     fn on_target_the_pace_is_the_share() {
         let aim = AIM + 2 * 1500 * 2 * 1000; // two sockets at 1 MB/s
-        assert_eq!(pace(n(1_000_000), n(2), aim), 500_000);
+        assert_eq!(pace(n(1_000_000), n(2), aim, 0), 500_000);
+    }
+
+    #[test]
+    fn what_others_leave_goes_to_who_is_left() {
+        let unused = -500 * MILLISECOND.cast_signed();
+        assert_eq!(pace(n(1_000_000), n(100), unused, 0), 1_000_000);
+        assert_eq!(pace(n(1_000_000), n(100), unused, SECOND), 11_000, "not after a pause");
     }
 
     #[test]
@@ -104,7 +126,7 @@ mod tests {
             low in -(1i64 << 62)..1 << 62, high in -(1i64 << 62)..1 << 62,
         ) {
             let (low, high) = (low.min(high), low.max(high));
-            let (eager, tired) = (pace(n(rate), n(sockets), low), pace(n(rate), n(sockets), high));
+            let (eager, tired) = (pace(n(rate), n(sockets), low, SECOND), pace(n(rate), n(sockets), high, SECOND));
             prop_assert!(eager >= tired);
             prop_assert!(tired >= 1);
             prop_assert!(eager <= (rate / sockets).max(1) * 11 / 10 + 1);
@@ -115,7 +137,7 @@ mod tests {
             // Each step all sockets send 10 ms at their pace; whatever the balance was.
             let (step, mut balance, mut sent) = (10 * MILLISECOND, -500_000_000_i64, 0);
             for i in 0..2000 {
-                let bytes = pace(n(rate), n(sockets), balance) * sockets / 100;
+                let bytes = pace(n(rate), n(sockets), balance, SECOND) * sockets / 100;
                 balance += time_of(bytes, n(rate)).cast_signed() - step.cast_signed();
                 if i >= 1000 { sent += bytes }
             }

@@ -25,7 +25,8 @@ pub(crate) fn set_pace(
     let pace = if feedback {
         let [_, epoch] = &mut flow.epochs;
         let sockets = snapshot.count(&group.active, epoch).sockets();
-        pace::pace(rate, sockets, balance(group.clock.get(), now))
+        let idle = now.wrapping_sub(group.last.get());
+        pace::pace(rate, sockets, balance(group.clock.get(), now), idle)
     } else {
         // Not counted: it may be idle; what it sends is counted in `packets`.
         rate.get() / snapshot.active.sockets()
