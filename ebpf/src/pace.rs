@@ -12,8 +12,10 @@ use crate::{
     packet::MSS,
 };
 
-/// The virtual backlog that the feedback aims at, besides two packets per socket.
-const AIM: i64 = 20 * MILLISECOND.cast_signed();
+/// The virtual backlog that the feedback aims at: what the first second has too much.
+const AIM: u64 = 10 * MILLISECOND;
+/// ... besides half a packet per socket, at most this.
+const AIM_PACKETS: u64 = 40 * MILLISECOND;
 /// The feedback speeds up by at most this share of [`FULL_SCALE`] (10 %) ...
 const FASTER: i64 = 50 * MILLISECOND.cast_signed();
 /// ... and slows down by at most this one (80 %): 16 sockets that start at once need it.
@@ -53,7 +55,7 @@ const FEW_SOCKETS: u64 = 4;
 #[inline]
 #[must_use]
 pub fn pace(rate: NonZeroU64, sockets: NonZeroU64, balance: i64, idle: u64) -> u64 {
-    let aim = AIM + time_of(2 * PACKET * sockets.get(), rate).cast_signed();
+    let aim = (AIM + time_of(PACKET * sockets.get() / 2, rate).min(AIM_PACKETS)).cast_signed();
     let error = branchless::clamp(aim - balance, SLOWER, FASTER);
     let corrected = (FULL_SCALE.cast_signed() + error).cast_unsigned();
     // In microseconds the product fits.
@@ -65,6 +67,14 @@ pub fn pace(rate: NonZeroU64, sockets: NonZeroU64, balance: i64, idle: u64) -> u
     };
     let spare = rate.get() * (spare / 1000) / (SPARE_SPAN.cast_unsigned() / 1000);
     pace.max(spare).max(1)
+}
+
+/// A pace up to an eighth faster or slower: sockets of one pace send in step, all at once and then
+/// none. On average it is the same.
+#[inline]
+#[must_use]
+pub const fn out_of_step(pace: u64, random: u32) -> u64 {
+    pace - pace / 8 + (pace / 4) * (random & 1023) as u64 / 1023
 }
 
 /// The first congestion window of a socket in segments: 20 ms of its share. `None`: the
@@ -101,7 +111,7 @@ mod tests {
 
     #[test]
     fn on_target_the_pace_is_the_share() {
-        let aim = AIM + 2 * 1500 * 2 * 1000; // two sockets at 1 MB/s
+        let aim = AIM.cast_signed() + 1500 * 1000; // two sockets at 1 MB/s
         assert_eq!(pace(n(1_000_000), n(2), aim, 0), 500_000);
     }
 
@@ -110,6 +120,13 @@ mod tests {
         let unused = -500 * MILLISECOND.cast_signed();
         assert_eq!(pace(n(1_000_000), n(100), unused, 0), 1_000_000);
         assert_eq!(pace(n(1_000_000), n(100), unused, SECOND), 11_000, "not after a pause");
+    }
+
+    #[test]
+    fn out_of_step_is_the_same_on_average() {
+        let sum: u64 = (0..1024).map(|random| out_of_step(1_000_000, random)).sum();
+        assert!((sum / 1024).abs_diff(1_000_000) < 10);
+        assert_eq!(out_of_step(8, 0), 7);
     }
 
     #[test]

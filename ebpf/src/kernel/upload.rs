@@ -1,5 +1,6 @@
 //! Uploads: sets the pace that `pace` works out.
 
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use chadthrottle_ebpf::{
     active::{Active, Snapshot},
     clock::{self, balance},
@@ -26,7 +27,10 @@ pub(crate) fn set_pace(
         let [_, epoch] = &mut flow.epochs;
         let sockets = snapshot.count(&group.active, epoch).sockets();
         let idle = now.wrapping_sub(group.last.get());
-        pace::pace(rate, sockets, balance(group.clock.get(), now), idle)
+        let pace = pace::pace(rate, sockets, balance(group.clock.get(), now), idle);
+        // SAFETY: a helper call without pointers.
+        let random = unsafe { bpf_get_prandom_u32() };
+        if sockets.get() == 1 { pace } else { pace::out_of_step(pace, random) }
     } else {
         // Not counted: it may be idle; what it sends is counted in `packets`.
         rate.get() / snapshot.active.sockets()
