@@ -15,7 +15,7 @@ TEST_PACKAGES := $(BUILD_PACKAGES) bpftool iperf3 curl nftables util-linux procp
 
 KERNEL :=
 
-.PHONY: run build test test-kernels lint unit conformance bench ebpf clean
+.PHONY: run build test test-kernels lint unit conformance bench ebpf ebpf-check clean
 
 # Builds and starts `sudo chadthrottle run ARGS`; without ARGS and without a terminal it
 # limits a short built-in transfer and shows the rate it got.
@@ -49,6 +49,10 @@ bench: packages-bench build
 # Rebuilds the kernel object that is checked in; users need not.
 ebpf:
 	ebpf/build.sh
+
+# Rebuilds it elsewhere and compares: the same tools must give the same bytes.
+ebpf-check:
+	ebpf/build.sh --check
 
 clean:
 	cargo clean
