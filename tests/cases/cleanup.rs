@@ -36,9 +36,8 @@ fn assert_free(far: &Load, moment: u64) {
     rates::assert_fast(&what, rates::mean(&bins), 6e6, &bins);
 }
 
-#[test]
-fn killed_at_any_moment() {
-    let stage = Stage::new("ebpf");
+fn killed_at_any_moment(backend: &str) {
+    let stage = Stage::new(backend);
     let (near, far) = upload(&stage);
     let pid = near.pid().to_string();
     for moment in MOMENTS_MS {
@@ -51,9 +50,8 @@ fn killed_at_any_moment() {
     stage.end();
 }
 
-#[test]
-fn killed_at_any_moment_with_its_guardian() {
-    let stage = Stage::new("ebpf");
+fn killed_at_any_moment_with_its_guardian(backend: &str) {
+    let stage = Stage::new(backend);
     let (near, far) = upload(&stage);
     let pid = near.pid().to_string();
     for moment in MOMENTS_MS {
@@ -85,9 +83,8 @@ fn kill_all(stage: &Stage) {
     assert!(none, "chadthrottle cannot be killed");
 }
 
-#[test]
-fn guardian_killed_alone() {
-    let stage = Stage::new("ebpf");
+fn guardian_killed_alone(backend: &str) {
+    let stage = Stage::new(backend);
     let (near, far) = upload(&stage);
     let pid = near.pid().to_string();
     let mut throttle = stage.run(&["-u", "10mbit", "--pid", &pid]);
@@ -105,9 +102,8 @@ fn guardian_killed_alone() {
     stage.end();
 }
 
-#[test]
-fn signals_in_a_row() {
-    let stage = Stage::new("ebpf");
+fn signals_in_a_row(backend: &str) {
+    let stage = Stage::new(backend);
     let (near, far) = upload(&stage);
     let pid = near.pid().to_string();
     for signals in
@@ -127,9 +123,8 @@ fn signals_in_a_row() {
 }
 
 /// The whole process group is killed, as when a session is torn down: the guardian is not in it.
-#[test]
-fn process_group_killed() {
-    let stage = Stage::new("ebpf");
+fn process_group_killed(backend: &str) {
+    let stage = Stage::new(backend);
     let (near, far) = upload(&stage);
     let mut command = stage.command(&["run", "-u", "10mbit", "--pid", &near.pid().to_string()]);
     let mut run = Running::start(command.process_group(0));
@@ -142,3 +137,47 @@ fn process_group_killed() {
     assert_free(&far, 1000);
     stage.end();
 }
+
+/// Somebody moves the process on while it is limited, or it ends: nothing is left all the same.
+fn moved_or_gone_meanwhile(backend: &str) {
+    let stage = Stage::new(backend);
+    let elsewhere = stage.scratch().child("elsewhere");
+    let (near, far) = upload(&stage);
+    let pid = near.pid().to_string();
+    for end in [Signal::INT, Signal::KILL] {
+        let mut throttle = stage.run(&["-u", "10mbit", "--pid", &pid]);
+        elsewhere.add(near.pid());
+        // It is limited where it is now, within a second.
+        thread::sleep(Duration::from_secs(2));
+        let bins = far.watch(Duration::from_secs(2));
+        rates::assert_rate("moved by somebody else", &bins, rates::TEN_MBIT, 0.1);
+        throttle.signal(end);
+        throttle.wait();
+        assert_free(&far, 0);
+        stage.assert_clean();
+        assert_eq!(elsewhere.processes(), [near.pid().cast_signed()]);
+    }
+    // The process ends in its leaf, and the run is killed at once.
+    let mut throttle = stage.run(&["-u", "10mbit", "--pid", &pid]);
+    drop(near);
+    throttle.kill();
+    stage.assert_clean();
+    stage.end();
+}
+
+/// Makes a `#[test]` of each, for one backend.
+macro_rules! on {
+    ($backend:ident: $($case:ident),+) => {
+        mod $backend {
+            $(#[test]
+            fn $case() {
+                super::$case(stringify!($backend));
+            })+
+        }
+    };
+}
+
+on!(ebpf: killed_at_any_moment, killed_at_any_moment_with_its_guardian, guardian_killed_alone,
+    signals_in_a_row, process_group_killed);
+on!(nft: killed_at_any_moment, killed_at_any_moment_with_its_guardian, guardian_killed_alone,
+    signals_in_a_row, process_group_killed, moved_or_gone_meanwhile);

@@ -23,6 +23,10 @@ const BACKSTOP: (u64, u64) = (5, 4);
 /// The burst beyond one second of the rate: a GSO packet of 64 KiB must fit at any rate.
 pub(super) const BURST: u32 = 65_536;
 
+/// More the kernel's limit cannot hold (145 Gbit/s): nanoseconds x bytes must fit in 64 bits
+/// (`nft_limit_init`). Nothing that fast is policed.
+const MAX_RATE: u64 = u64::MAX / 1_000_000_000 - u32::MAX as u64;
+
 /// IPv4 and TCP with timestamps; IPv4 and UDP; what IPv6 adds.
 const HEADERS_TCP: u64 = 52;
 const HEADERS_OTHER: u64 = 28;
@@ -124,6 +128,9 @@ pub(super) fn police(
     rate: u64,
     burst: u32,
 ) {
+    if rate > MAX_RATE {
+        return;
+    }
     let mut rule = Rule::new(chain);
     rule.add_expr(&LimitOver { rate, burst });
     rule.add_expr(&CountIn(&names.dropped));

@@ -30,6 +30,11 @@ impl FairQueue {
         self.bytes
     }
 
+    /// Flows that have packets here.
+    pub(super) fn flows(&self) -> usize {
+        self.turns.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }

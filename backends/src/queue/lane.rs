@@ -13,6 +13,8 @@ const BURST: Duration = Duration::from_millis(20);
 const DEPTH: Duration = Duration::from_millis(100);
 /// At low rates a TCP connection needs room for a few segments all the same, bytes.
 const MIN_DEPTH: u64 = 30_000;
+/// The same for each of many connections: below three segments a loss means a timeout.
+const FLOW_DEPTH: u64 = 3 * 1448;
 /// From this rate on (50 Mbit/s) packets are taken uncut: cutting them costs more than it gives.
 const LARGE_FROM: u64 = 6_250_000;
 
@@ -118,7 +120,9 @@ impl Lane {
     fn depth(&self) -> u64 {
         self.rate.map_or(u64::MAX, |rate| {
             let depth = u128::from(rate.bytes_per_second()) * DEPTH.as_millis() / 1000;
-            u64::try_from(depth).unwrap_or(u64::MAX).max(MIN_DEPTH).saturating_add(self.extra.0)
+            let flows = self.waiting.flows() as u64;
+            let depth = u64::try_from(depth).unwrap_or(u64::MAX);
+            depth.max(MIN_DEPTH).max(flows * FLOW_DEPTH).saturating_add(self.extra.0)
         })
     }
 }
