@@ -5,5 +5,5 @@ use chadthrottle_core::Backend;
 
 /// All of them, in the order in which `auto` tries them.
 pub(crate) fn built() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(EbpfBackend), Box::new(TcBackend), Box::new(NftBackend::default())]
+    vec![Box::new(EbpfBackend), Box::new(TcBackend::default()), Box::new(NftBackend::default())]
 }

@@ -18,7 +18,8 @@ use chadthrottle_core::{
 };
 use tracing::warn;
 
-use super::limit::Active;
+use super::{limit::Active, marks};
+use crate::moved::Slot;
 
 /// How often sockets are looked at, when that is quick.
 const CALM: Duration = Duration::from_millis(40);
@@ -48,11 +49,15 @@ struct State {
     limits: BTreeMap<LimitId, Active>,
     next: u32,
     notices: Vec<Notice>,
+    /// Our marks, where packets are known by them.
+    slot: Option<Slot>,
     stopping: bool,
 }
 
 impl TcEngine {
-    pub(super) fn start(host: &Host, journal: &Journal) -> Result<Self> {
+    /// By `marks`, where the kernel can, or by flows.
+    pub(super) fn start(host: &Host, journal: &Journal, marks: bool) -> Result<Self> {
+        let slot = if marks { Some(Slot::reserve()?) } else { None };
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 host: host.clone(),
@@ -60,6 +65,7 @@ impl TcEngine {
                 limits: BTreeMap::new(),
                 next: 0,
                 notices: Vec::new(),
+                slot,
                 stopping: false,
             }),
             wake: Condvar::new(),
@@ -137,8 +143,10 @@ impl Engine for TcEngine {
         let mut state = self.shared.state();
         let id = LimitId(state.next);
         state.next += 1;
-        let State { journal, host, notices, .. } = &mut *state;
-        let active = Active::start(id, targets, limits, (journal, host), notices)?;
+        let State { journal, host, notices, slot, .. } = &mut *state;
+        // Numbers of marks begin with 1.
+        let mark = slot.as_ref().map(|slot| marks::mark(slot, id.0 + 1)).transpose()?;
+        let active = Active::start(id, targets, limits, mark, (journal, host), notices)?;
         state.limits.insert(id, active);
         Ok(id)
     }
@@ -154,7 +162,8 @@ impl Engine for TcEngine {
     }
 
     fn attach_kind(&self) -> &'static str {
-        "flows"
+        let state = self.shared.state();
+        state.limits.values().next_back().map_or("flows", Active::attribution)
     }
 
     fn refresh(&mut self) -> Vec<Notice> {

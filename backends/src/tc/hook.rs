@@ -26,8 +26,9 @@ const HEADER: usize = 20;
 /// `TCA_KIND`, `TCA_OPTIONS`.
 const KIND: u16 = 1;
 const OPTIONS: u16 = 2;
-/// `TCA_U32_SEL`.
+/// `TCA_U32_SEL`, `TCA_U32_MARK`.
 const SELECTOR: u16 = 5;
+const MARK: u16 = 10;
 /// Our preferences: behind those that tools hand out by themselves (49152 and down), so that
 /// whoever filters on purpose is asked first.
 const FIRST_PREFERENCE: u16 = 0xd000;
@@ -63,7 +64,9 @@ pub(super) struct Listed {
     pub(super) handle: u32,
     /// The bytes of a u32 filter's selector.
     pub(super) selector: Vec<u8>,
-    /// It carries the mark of our actions.
+    /// The mark that a u32 filter asks for, and its mask.
+    pub(super) mark: Option<[u32; 2]>,
+    /// It carries the cookie of our actions.
     pub(super) ours: bool,
 }
 
@@ -217,14 +220,23 @@ fn parse(reply: &Reply) -> Option<Listed> {
         kind: String::new(),
         handle: u32_of(&header[8..])?,
         selector: Vec::new(),
+        mark: None,
         ours: reply.payload.windows(COOKIE.len()).any(|bytes| bytes == COOKIE),
     };
     for (kind, value) in attributes(&reply.payload, HEADER) {
         match kind {
             KIND => listed.kind = text_of(value),
             OPTIONS => {
-                let selector = attributes(value, 0).find(|(kind, _)| *kind == SELECTOR);
-                listed.selector = selector.map(|(_, bytes)| bytes.to_vec()).unwrap_or_default();
+                for (kind, value) in attributes(value, 0) {
+                    match kind {
+                        SELECTOR => listed.selector = value.to_vec(),
+                        MARK => {
+                            let mask = value.get(4..).and_then(u32_of);
+                            listed.mark = u32_of(value).zip(mask).map(Into::into);
+                        }
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }

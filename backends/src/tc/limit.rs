@@ -7,7 +7,8 @@ use std::{
 };
 
 use chadthrottle_core::{
-    Counters, Direction, Host, LimitId, Limits, Notice, Result, Target, error::Error,
+    Counters, Direction, Host, LimitId, Limits, Notice, Result, Target,
+    error::{Error, ErrorKind},
     journal::Journal,
 };
 use tracing::debug;
@@ -16,10 +17,12 @@ use super::{
     engine::NEWS,
     flows::{Selected, select},
     known::Known,
+    marks::Marks,
     members::{Members, State},
     shares,
-    space::Space,
+    space::{How, Space},
 };
+use crate::{moved::Mark, netns::Netns};
 
 /// How often what is taken for granted in between is looked at again: descriptors that were passed
 /// on, namespaces that were changed, filters that somebody deleted.
@@ -33,11 +36,57 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// The journal and the host, for what is recorded.
 type Ledger<'a> = (&'a Journal, &'a Host);
 
+/// Who is meant, and how their packets are known.
+enum Who {
+    Flows { members: Vec<Members>, known: Box<Known> },
+    Marks(Box<Marks>),
+}
+
+impl Who {
+    /// By marks where there is one and processes can be moved, else by flows.
+    fn enter(
+        targets: &[Target],
+        mark: Option<Mark>,
+        (journal, host): Ledger<'_>,
+        notices: &mut Vec<Notice>,
+    ) -> Result<Self> {
+        if let Some(mark) = mark {
+            match Marks::enter(host, journal, mark, targets) {
+                Ok(marks) => return Ok(Self::Marks(Box::new(marks))),
+                Err(error) if matches!(error.kind, ErrorKind::NoSuchTarget | ErrorKind::Usage) => {
+                    return Err(error);
+                }
+                Err(error) => notices.push(Notice::Warning(format!(
+                    "packets are known by their flows, so that new connections are free for some \
+                     ten milliseconds: {error}"
+                ))),
+            }
+        }
+        let members = targets.iter().map(|target| Members::enter(host, target));
+        Ok(Self::Flows { members: members.collect::<Result<_>>()?, known: Box::default() })
+    }
+
+    fn how(&self) -> How {
+        match self {
+            Self::Flows { .. } => How::Flows,
+            Self::Marks(marks) => How::Marks { mark: marks.mark, places: marks.places.clone() },
+        }
+    }
+
+    fn namespaces(&self, host: &Host) -> Vec<Netns> {
+        match self {
+            Self::Flows { members, .. } => {
+                members.iter().flat_map(Members::namespaces).collect()
+            }
+            Self::Marks(marks) => marks.namespaces(host),
+        }
+    }
+}
+
 /// See the module's documentation.
 pub(super) struct Active {
     limits: Limits,
-    members: Vec<Members>,
-    known: Known,
+    who: Who,
     spaces: BTreeMap<u64, Space>,
     /// What passed in namespaces, or before an update, that are not ours any more.
     before: Counters,
@@ -57,17 +106,13 @@ impl Active {
         id: LimitId,
         targets: &[Target],
         limits: &Limits,
+        mark: Option<Mark>,
         ledger: Ledger<'_>,
         notices: &mut Vec<Notice>,
     ) -> Result<Self> {
-        let members = targets
-            .iter()
-            .map(|target| Members::enter(ledger.1, target))
-            .collect::<Result<_>>()?;
         let mut active = Self {
             limits: *limits,
-            members,
-            known: Known::default(),
+            who: Who::enter(targets, mark, ledger, notices)?,
             spaces: BTreeMap::new(),
             before: Counters::default(),
             away: false,
@@ -99,6 +144,14 @@ impl Active {
         now.duration_since(self.changed) < NEWS
     }
 
+    /// The word for how packets are known.
+    pub(super) fn attribution(&self) -> &'static str {
+        match self.who {
+            Who::Flows { .. } => "flows",
+            Who::Marks(_) => "marks",
+        }
+    }
+
     /// Whether this has not been said yet.
     pub(super) fn is_news(&mut self, notice: &Notice) -> bool {
         match notice {
@@ -118,15 +171,15 @@ impl Active {
         let thorough = now.duration_since(self.looked) >= THOROUGH;
         if thorough {
             self.looked = now;
-            self.members.iter_mut().for_each(Members::look_again);
-            self.known.look_again();
         }
-        self.refresh_members(id, ledger.1, notices);
-        self.enter_namespaces(ledger, notices)?;
         let mut said = Vec::new();
+        if let Some(states) = self.refresh_members(thorough, ledger, &mut said)? {
+            self.report(id, &states, notices);
+        }
+        self.enter_namespaces(ledger, notices)?;
         let mut outcome = Ok(());
         for space in self.spaces.values_mut() {
-            match follow(space, &mut self.known, &self.members, ledger, &mut said) {
+            match follow(space, &mut self.who, ledger, &mut said) {
                 Ok(true) => self.changed = now,
                 Ok(false) => {}
                 Err(error) => outcome = outcome.and(Err(error)),
@@ -152,9 +205,35 @@ impl Active {
         outcome
     }
 
-    fn refresh_members(&mut self, id: LimitId, host: &Host, notices: &mut Vec<Notice>) {
-        let states: Vec<State> =
-            self.members.iter_mut().map(|members| members.refresh(host)).collect();
+    /// Looks who belongs to the targets now; `None` when that was not asked for.
+    fn refresh_members(
+        &mut self,
+        thorough: bool,
+        (journal, host): Ledger<'_>,
+        said: &mut Vec<String>,
+    ) -> Result<Option<Vec<State>>> {
+        match &mut self.who {
+            Who::Flows { members, known } => {
+                if thorough {
+                    members.iter_mut().for_each(Members::look_again);
+                    known.look_again();
+                }
+                Ok(Some(members.iter_mut().map(|members| members.refresh(host)).collect()))
+            }
+            // The kernel knows children and new sockets by their cgroup.
+            Who::Marks(_) if !thorough && !self.spaces.is_empty() => Ok(None),
+            Who::Marks(marks) => {
+                let (states, warnings) = marks.refresh(host, journal)?;
+                said.extend(warnings);
+                for space in self.spaces.values_mut() {
+                    space.set_places(&marks.places)?;
+                }
+                Ok(Some(states))
+            }
+        }
+    }
+
+    fn report(&mut self, id: LimitId, states: &[State], notices: &mut Vec<Notice>) {
         let away = states.contains(&State::Away);
         if away && !self.away {
             notices.push(Notice::Warning(
@@ -174,13 +253,12 @@ impl Active {
         ledger: Ledger<'_>,
         notices: &mut Vec<Notice>,
     ) -> Result<()> {
-        let namespaces: Vec<_> = self.members.iter().flat_map(Members::namespaces).collect();
-        for netns in namespaces {
+        for netns in self.who.namespaces(ledger.1) {
             if self.spaces.contains_key(&netns.id()) {
                 continue;
             }
             debug!("limiting in {netns}");
-            let space = Space::create(&netns, &self.limits, Some(ledger))?;
+            let space = Space::create(&netns, &self.limits, &self.who.how(), Some(ledger))?;
             for (name, direction) in space.behind_others() {
                 notices.push(Notice::Warning(format!(
                     "others have filters for the {direction} on {name}, which are asked before \
@@ -238,8 +316,8 @@ impl Active {
         self.count()?;
         self.before = self.counters();
         for old in std::mem::take(&mut self.spaces).into_values() {
-            let mut new = Space::create(&old.netns, limits, Some(ledger))?;
-            follow(&mut new, &mut self.known, &self.members, ledger, &mut Vec::new())?;
+            let mut new = Space::create(&old.netns, limits, &self.who.how(), Some(ledger))?;
+            follow(&mut new, &mut self.who, ledger, &mut Vec::new())?;
             self.spaces.insert(new.netns.id(), new);
             finish(vec![old], ledger)?;
         }
@@ -265,21 +343,26 @@ impl Active {
             debug!("{error}");
         }
         let counters = self.counters();
-        finish(std::mem::take(&mut self.spaces).into_values().collect(), ledger)?;
-        Ok(counters)
+        let mut outcome =
+            finish(std::mem::take(&mut self.spaces).into_values().collect(), ledger);
+        if let Who::Marks(marks) = &mut self.who {
+            outcome = outcome.and(marks.leave(ledger.0));
+        }
+        outcome.map(|()| counters)
     }
 }
 
-/// Brings the filters of one namespace up to date; says whether there were new flows.
+/// Brings one namespace up to date: its interfaces, and by flows its filters; says whether there
+/// were new flows.
 fn follow(
     space: &mut Space,
-    known: &mut Known,
-    members: &[Members],
+    who: &mut Who,
     ledger: Ledger<'_>,
     said: &mut Vec<String>,
 ) -> Result<bool> {
     let errors = space.follow_links(Some(ledger))?;
     said.extend(errors.iter().map(Error::to_string));
+    let Who::Flows { members, known } = who else { return Ok(false) };
     let sockets = space.sockets()?;
     known.learn(ledger.1, members, &sockets)?;
     let Selected { flows, ambiguous } = select(&sockets, &known.view(members));

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `members` | which processes, cgroups and namespaces are meant |
 //! | `known`, `flows` | which sockets they have, and the u32 filters that match their packets |
+//! | `marks` | the other way: nftables, conntrack and `act_ctinfo` |
 //! | `hook` | the clsact qdisc of an interface, where the filters hang |
 //! | `shape`, `shaper`, `device` | HTB on an ifb device: rates, bursts, queues, counters |
 //! | `space` | all of it in one network namespace |
@@ -22,6 +23,7 @@ mod flows;
 mod hook;
 mod known;
 mod limit;
+mod marks;
 mod members;
 mod message;
 mod probe;
@@ -32,6 +34,8 @@ mod space;
 mod u32;
 mod undo;
 
+use std::sync::OnceLock;
+
 use chadthrottle_core::{
     Backend, BackendId, Capabilities, Engine, Host, Result,
     check::ProbeReport,
@@ -40,7 +44,16 @@ use chadthrottle_core::{
 
 /// HTB and ifb through rtnetlink; no BPF.
 #[derive(Debug, Default)]
-pub struct TcBackend;
+pub struct TcBackend {
+    /// Whether packets can be known by marks, once that is asked.
+    marks: OnceLock<bool>,
+}
+
+impl TcBackend {
+    fn marks(&self) -> bool {
+        *self.marks.get_or_init(|| probe::marks().is_ok())
+    }
+}
 
 impl Backend for TcBackend {
     fn id(&self) -> BackendId {
@@ -49,18 +62,23 @@ impl Backend for TcBackend {
 
     fn capabilities(&self) -> Capabilities {
         // Devices, qdiscs and filters have no owner in the kernel: the guardian deletes them.
-        Capabilities { shapes: true, moves_processes: false, crash_safe: false }
+        let moves_processes = self.marks.get().copied().unwrap_or_default();
+        Capabilities { shapes: true, moves_processes, crash_safe: false }
     }
 
     fn probe(&self, host: &Host) -> ProbeReport {
-        probe::probe(host)
+        let (report, marks) = probe::probe(host);
+        if let Some(marks) = marks {
+            self.marks.get_or_init(|| marks);
+        }
+        report
     }
 
     fn start(&self, host: &Host, journal: &Journal) -> Result<Box<dyn Engine>> {
-        Ok(Box::new(engine::TcEngine::start(host, journal)?))
+        Ok(Box::new(engine::TcEngine::start(host, journal, self.marks())?))
     }
 
-    fn undo(&self, host: &Host, undo: &Undo, held: &Held, _: &[Undo]) -> Result<()> {
-        undo::undo(host, undo, held)
+    fn undo(&self, host: &Host, undo: &Undo, held: &Held, all: &[Undo]) -> Result<()> {
+        undo::undo(host, undo, held, all)
     }
 }

@@ -20,16 +20,28 @@ use super::{
     device::Device,
     flows::{Flow, Tree},
     hook::Hook,
+    marks::{Marking, Table},
     shaper::Shaper,
 };
-use crate::{links, netns::Netns, rtnetlink::Socket, sockets::diag};
+use crate::{
+    links,
+    moved::{Mark, Place},
+    netns::Netns,
+    rtnetlink::Socket,
+    sockets::diag,
+};
 
 /// 10 Mbit/s: a rate at which large packets are cut, so that tbf is needed.
 const RATE: u64 = 1_250_000;
 const MTU: u32 = 1500;
 
-/// Asks in the order in which things are needed, and stops at the first no.
-pub(super) fn probe(_: &Host) -> ProbeReport {
+/// How packets are known: forced for tests. `marks` or `flows`.
+const ATTRIBUTION: &str = "CHADTHROTTLE_TC_ATTRIBUTION";
+
+/// Asks in the order in which things are needed, and stops at the first no. Says too whether marks
+/// can be used, where it came so far.
+pub(super) fn probe(_: &Host) -> (ProbeReport, Option<bool>) {
+    let mut marks = None;
     let mut report = ProbeReport::default();
     report.checks.push(capabilities());
     if report.works() {
@@ -42,7 +54,83 @@ pub(super) fn probe(_: &Host) -> ProbeReport {
         });
         report.checks.extend(checks);
     }
-    report
+    if report.works() {
+        let (check, works) = attribution();
+        report.checks.push(check);
+        marks = Some(works);
+    }
+    (report, marks)
+}
+
+/// Either way works; marks are exact, flows need no more than what was asked before.
+fn attribution() -> (Check, bool) {
+    let marks = marks();
+    let evidence = match &marks {
+        Ok(()) => "marks: every packet is known by its socket's cgroup".to_owned(),
+        Err(error) => {
+            let reason = error.source.as_ref().map(describe).unwrap_or_default();
+            let (operation, object) = (&error.operation, &error.object);
+            format!(
+                "flows: a new connection is free for some ten milliseconds; for marks the kernel \
+                 would have to {operation} {object}: {reason}{}",
+                error.meaning
+            )
+        }
+    };
+    let check = Check {
+        name: "attribution",
+        asked: "know the packets of a socket by marks, or else by flows".to_owned(),
+        verdict: Verdict::Works,
+        evidence,
+        remedy: marks.as_ref().err().map(|error| error.remedy.clone()).unwrap_or_default(),
+    };
+    (check, marks.is_ok())
+}
+
+/// Whether all that marks need can be made, in a namespace of its own.
+pub(super) fn marks() -> Result<()> {
+    match std::env::var(ATTRIBUTION).as_deref() {
+        Ok("flows") => {
+            return Err(Error::new(ErrorKind::NoBackend, "use", "marks")
+                .meaning(format!("{ATTRIBUTION} says so.")));
+        }
+        Ok("marks") => return Ok(()),
+        _ => {}
+    }
+    thread::scope(|scope| {
+        let scratch = thread::Builder::new().name("tc-probe".into());
+        let failed = |error| Error::io("start a thread for", "the probe", error);
+        let thread = scratch.spawn_scoped(scope, try_marks).map_err(failed)?;
+        thread.join().unwrap_or_else(|_| Err(lost("the probe")))
+    })
+}
+
+fn try_marks() -> Result<()> {
+    let mut scratch = Scratch::enter()?;
+    let mark = Mark::from_value(0x0100_0001);
+    let place = Place { path: "/".into(), id: 1, level: 1 };
+    let _table = Table::open(&scratch.netns, mark, &[place])?;
+    let interface = Device::create(&mut scratch.rt, &scratch.netns, Direction::Download, None)?;
+    let links = links::list(&mut scratch.rt)?;
+    let link = links.iter().find(|link| link.index == interface.index);
+    let link = link.ok_or_else(|| lost("the interface"))?;
+    let hook = Hook::take(&mut scratch.rt, &scratch.netns, link, &Direction::BOTH, None)?;
+    for direction in Direction::BOTH {
+        let rt = &mut scratch.rt;
+        let marking =
+            Marking::plant(rt, &hook, direction, interface.index, mark).map_err(|error| {
+                match error.errno() {
+                    libc::ENOENT => error.remedy(Remedy::LoadModule("act_ctinfo".to_owned())),
+                    _ => error,
+                }
+            })?;
+        if !marking.is_intact(rt, &hook)? {
+            return Err(Error::new(ErrorKind::NoBackend, "match", "marks by u32 filters")
+                .meaning("The kernel takes such filters and ignores the mark.")
+                .remedy(Remedy::RebuildKernel("CONFIG_CLS_U32_MARK".to_owned())));
+        }
+    }
+    Ok(())
 }
 
 /// `CAP_NET_ADMIN` for devices, qdiscs and filters; `CAP_SYS_PTRACE` for the descriptor tables of

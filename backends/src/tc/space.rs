@@ -3,18 +3,22 @@
 use std::collections::{BTreeMap, HashSet};
 
 use chadthrottle_core::{
-    Counters, Direction, Error, Host, Limits, Result, error::ErrorKind, journal::Journal,
+    BackendId, Counters, Direction, Error, Host, Limits, Result,
+    error::ErrorKind,
+    journal::{Entry, Journal},
 };
 use tracing::{debug, warn};
 
 use super::{
     flows::{Flow, Tree},
     hook::Hook,
+    marks::{self, Marking, Table},
     shaper::Shaper,
     shares::Use,
 };
 use crate::{
     links::{self, Link, Watch},
+    moved::{Mark, Place},
     netns::{self, Netns},
     rtnetlink::Socket,
     sockets::diag::Diag,
@@ -38,17 +42,48 @@ pub(super) struct Space {
     hooks: BTreeMap<u32, Attached>,
     /// Interfaces that could not be taken in, and were said to be so.
     refused: HashSet<u32>,
+    how: How,
+    table: Option<Table>,
+    /// The line in the journal for what the table leaves on connections.
+    tracked: Option<Entry>,
 }
 
 /// Our filters on one interface.
 struct Attached {
     hook: Hook,
-    trees: Vec<Tree>,
+    filters: Vec<Filters>,
+}
+
+/// How packets are known to be the target's.
+#[derive(Debug, Clone)]
+pub(super) enum How {
+    Flows,
+    Marks { mark: Mark, places: Vec<Place> },
+}
+
+/// The filters of one hook.
+enum Filters {
+    Flows(Tree),
+    Marks(Marking),
+}
+
+impl Filters {
+    fn is_intact(&self, rt: &mut Socket, hook: &Hook) -> Result<bool> {
+        match self {
+            Self::Flows(tree) => tree.is_intact(rt, hook),
+            Self::Marks(marking) => marking.is_intact(rt, hook),
+        }
+    }
 }
 
 impl Space {
     /// Makes everything; no packet is matched yet. When it fails nothing is left.
-    pub(super) fn create(netns: &Netns, limits: &Limits, ledger: Ledger<'_>) -> Result<Self> {
+    pub(super) fn create(
+        netns: &Netns,
+        limits: &Limits,
+        how: &How,
+        ledger: Ledger<'_>,
+    ) -> Result<Self> {
         if let Some((journal, _)) = ledger {
             // Also keeps the namespace alive for the guardian.
             journal.hold(&label(netns.id()), netns)?;
@@ -65,6 +100,9 @@ impl Space {
             shapers: Vec::new(),
             hooks: BTreeMap::new(),
             refused: HashSet::new(),
+            how: how.clone(),
+            table: None,
+            tracked: None,
         };
         match space.furnish(limits, ledger) {
             Ok(()) => Ok(space),
@@ -88,7 +126,37 @@ impl Space {
         for link in links::charged(&links) {
             self.attach(link, ledger)?;
         }
+        if let How::Marks { mark, places } = self.how.clone() {
+            if let Some((journal, _)) = ledger {
+                let undo = marks::tracked(&self.netns, mark);
+                self.tracked = Some(journal.record(Some(BackendId::Tc), &undo)?);
+            }
+            self.table = Some(Table::open(&self.netns, mark, &places)?);
+        }
         Ok(())
+    }
+
+    /// Matches sockets of these places from now on.
+    pub(super) fn set_places(&mut self, places: &[Place]) -> Result<()> {
+        match &mut self.table {
+            Some(table) => table.set_places(places),
+            None => Ok(()),
+        }
+    }
+
+    /// Marks nothing any more, and takes the marks off connections.
+    fn forget(&mut self, ledger: Ledger<'_>) -> Result<()> {
+        let How::Marks { mark, .. } = self.how else { return Ok(()) };
+        self.table = None;
+        match netns::run_in(&self.netns, || marks::clear(mark))? {
+            Ok(count) => debug!("the mark is off {count} connections"),
+            // Without nf_conntrack_netlink they keep it until they time out.
+            Err(error) => debug!("connections keep their mark: {error}"),
+        }
+        match (ledger, self.tracked.take()) {
+            (Some((journal, _)), Some(entry)) => journal.done(entry),
+            _ => Ok(()),
+        }
     }
 
     fn add_shaper(
@@ -113,10 +181,16 @@ impl Space {
             Err(error) if error.errno() == libc::ENODEV => return Ok(()),
             Err(error) => return Err(error),
         };
-        let mut attached = Attached { hook, trees: Vec::new() };
+        let mut attached = Attached { hook, filters: Vec::new() };
         let planted: Result<()> = self.shapers.iter().try_for_each(|shaper| {
             let (direction, device) = (shaper.direction, shaper.device.index);
-            attached.trees.push(Tree::plant(&mut self.rt, &attached.hook, direction, device)?);
+            let (rt, hook) = (&mut self.rt, &attached.hook);
+            attached.filters.push(match self.how {
+                How::Flows => Filters::Flows(Tree::plant(rt, hook, direction, device)?),
+                How::Marks { mark, .. } => {
+                    Filters::Marks(Marking::plant(rt, hook, direction, device, mark)?)
+                }
+            });
             Ok(())
         });
         if let Err(error) = planted {
@@ -173,13 +247,11 @@ impl Space {
     /// Makes all filters match these flows; says whether some are new.
     pub(super) fn sync(&mut self, flows: &HashSet<Flow>) -> Result<bool> {
         let mut outcome = Ok(());
-        let new = self
-            .hooks
-            .values()
-            .flat_map(|attached| &attached.trees)
-            .any(|tree| flows.iter().any(|flow| !tree.has(flow)));
-        for Attached { hook, trees } in self.hooks.values_mut() {
-            for tree in trees {
+        let mut new = false;
+        for Attached { hook, filters } in self.hooks.values_mut() {
+            for tree in filters {
+                let Filters::Flows(tree) = tree else { continue };
+                new |= flows.iter().any(|flow| !tree.has(flow));
                 match tree.sync(&mut self.rt, hook, flows) {
                     // The interface went a moment ago: the watch will say so.
                     Err(error) if error.errno() == libc::ENODEV => {}
@@ -195,9 +267,9 @@ impl Space {
     pub(super) fn repair(&mut self, ledger: Ledger<'_>) -> Result<Vec<String>> {
         let links = links::list(&mut self.rt)?;
         let mut broken = Vec::new();
-        for (index, Attached { hook, trees }) in &self.hooks {
+        for (index, Attached { hook, filters }) in &self.hooks {
             let exists = links.iter().any(|link| link.index == *index);
-            for tree in trees {
+            for tree in filters {
                 if exists && !tree.is_intact(&mut self.rt, hook)? && !broken.contains(index) {
                     broken.push(*index);
                 }
@@ -216,8 +288,8 @@ impl Space {
 
     /// Reads the filters back right after they were made.
     pub(super) fn verify(&mut self) -> Result<()> {
-        for Attached { hook, trees } in self.hooks.values() {
-            for tree in trees {
+        for Attached { hook, filters } in self.hooks.values() {
+            for tree in filters {
                 if !tree.is_intact(&mut self.rt, hook)?
                     && links::exists(&mut self.rt, hook.link.index)?
                 {
@@ -277,7 +349,7 @@ impl Space {
 
     /// Lets packets pass freely from now on, and what waits go at once.
     pub(super) fn open(&mut self, ledger: Ledger<'_>) -> Result<()> {
-        let mut outcome = Ok(());
+        let mut outcome = self.forget(ledger);
         for (_, attached) in std::mem::take(&mut self.hooks) {
             outcome = outcome.and(attached.hook.release(&mut self.rt, ledger));
         }
@@ -294,7 +366,7 @@ impl Space {
 
     /// Deletes everything. Goes on after an error and returns the first.
     pub(super) fn clear(mut self, ledger: Ledger<'_>) -> Result<()> {
-        let mut outcome = Ok(());
+        let mut outcome = self.forget(ledger);
         for (_, attached) in std::mem::take(&mut self.hooks) {
             outcome = outcome.and(attached.hook.release(&mut self.rt, ledger));
         }

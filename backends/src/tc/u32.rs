@@ -3,6 +3,7 @@
 //! Offsets count from the IP header, or, after a link with an offset, also from where that offset
 //! leads (`nexthdr` for tc(8)): there the ports are, whatever IP options stand before them.
 
+use netlink_packet_core::DefaultNla;
 use netlink_packet_route::tc::{
     TcAction, TcActionAttribute, TcActionMirrorOption, TcActionOption, TcActionType,
     TcFilterU32Option, TcHandle, TcMirror, TcMirrorActionType, TcOption, TcU32Key,
@@ -55,6 +56,18 @@ pub(super) fn redirect(table: u32, selector: TcU32Selector, device: u32) -> Vec<
     ]
 }
 
+/// The options of a filter with these actions.
+pub(super) fn act(selector: TcU32Selector, actions: Vec<TcAction>) -> Vec<TcOption> {
+    let numbered = actions.into_iter().zip(1..).map(|(mut action, number)| {
+        action.tab = number;
+        action
+    });
+    vec![
+        TcOption::U32(TcFilterU32Option::Selector(selector)),
+        TcOption::U32(TcFilterU32Option::Action(numbered.collect())),
+    ]
+}
+
 /// The options of a filter that leads to a table.
 pub(super) fn lead(selector: TcU32Selector, table: u32) -> Vec<TcOption> {
     vec![
@@ -76,17 +89,59 @@ pub(super) fn table(buckets: u32) -> Vec<TcOption> {
     vec![TcOption::U32(TcFilterU32Option::Divisor(buckets))]
 }
 
-fn mirred(device: u32) -> TcAction {
+/// Redirects to a device, as if it were sent there.
+pub(super) fn mirred(device: u32) -> TcAction {
     let mut mirror = TcMirror::default();
     mirror.generic.action = TcActionType::Stolen;
     mirror.eaction = TcMirrorActionType::EgressRedir;
     mirror.ifindex = device;
+    action("mirred", vec![TcActionOption::Mirror(TcActionMirrorOption::Parms(mirror))])
+}
+
+/// Takes these bits off the mark of a packet (`act_skbedit`, kernel 4.16), and goes on.
+pub(super) fn clear_mark(mask: u32) -> TcAction {
+    const PARMS: u16 = 2;
+    const MARK: u16 = 5;
+    const MASK: u16 = 8;
+    action(
+        "skbedit",
+        vec![
+            raw(PARMS, control(PIPE)),
+            raw(MARK, 0_u32.to_ne_bytes().to_vec()),
+            raw(MASK, mask.to_ne_bytes().to_vec()),
+        ],
+    )
+}
+
+/// Gives a packet the mark of its connection, of that only these bits (`act_ctinfo`, kernel 5.3),
+/// and lets the filters that follow have it.
+pub(super) fn recall_mark(mask: u32) -> TcAction {
+    const ACT: u16 = 3;
+    const MARK_MASK: u16 = 7;
+    action(
+        "ctinfo",
+        vec![raw(ACT, control(CONTINUE)), raw(MARK_MASK, mask.to_ne_bytes().to_vec())],
+    )
+}
+
+/// `TC_ACT_PIPE`: the next action; `TC_ACT_UNSPEC`: the next filter.
+const PIPE: i32 = 3;
+const CONTINUE: i32 = -1;
+
+/// `tc_gen` of `include/uapi/linux/pkt_cls.h`: index, capab, action, refcnt, bindcnt.
+fn control(action: i32) -> Vec<u8> {
+    [0, 0, action, 0, 0].into_iter().flat_map(i32::to_ne_bytes).collect()
+}
+
+fn raw(kind: u16, value: Vec<u8>) -> TcActionOption {
+    TcActionOption::Other(DefaultNla::new(kind, value))
+}
+
+fn action(kind: &str, options: Vec<TcActionOption>) -> TcAction {
     let mut action = TcAction::default();
     action.attributes = vec![
-        TcActionAttribute::Kind("mirred".to_owned()),
-        TcActionAttribute::Options(vec![TcActionOption::Mirror(TcActionMirrorOption::Parms(
-            mirror,
-        ))]),
+        TcActionAttribute::Kind(kind.to_owned()),
+        TcActionAttribute::Options(options),
         TcActionAttribute::Cookie(COOKIE.to_vec()),
     ];
     action

@@ -8,15 +8,16 @@ use chadthrottle_core::{
 };
 use tracing::debug;
 
-use super::{device, hook, space};
+use super::{device, hook, marks, space};
 use crate::{
     links,
+    moved::{self, Mark},
     netns::{self, Netns},
     rtnetlink::Socket,
 };
 
 /// Takes back one record.
-pub(super) fn undo(host: &Host, record: &Undo, held: &Held) -> Result<()> {
+pub(super) fn undo(host: &Host, record: &Undo, held: &Held, all: &[Undo]) -> Result<()> {
     match record {
         Undo::Device { netns, name } => {
             inside(host, *netns, held, |rt| device::delete(rt, name))
@@ -29,6 +30,16 @@ pub(super) fn undo(host: &Host, record: &Undo, held: &Held) -> Result<()> {
                     .map_err(|refusal| refusal.explain("delete our filters from", name))
             })
         }
+        Undo::Tracked { netns, mark } => inside(host, *netns, held, |_| {
+            let mark = Mark::from_value(*mark);
+            // Without nf_conntrack_netlink nothing can be done, and they time out.
+            match marks::clear(mark) {
+                Ok(count) => debug!("the mark is off {count} connections"),
+                Err(error) => debug!("connections keep their mark: {error}"),
+            }
+            Ok(())
+        }),
+        Undo::Marks { .. } | Undo::Pace { .. } => moved::undo(host, record, all),
         _ => Err(Error::new(ErrorKind::Failed, "take back", record)
             .meaning("It is not a change that this backend makes.")),
     }

@@ -54,6 +54,13 @@ pub enum Undo {
         /// Bytes per second.
         rate: u64,
     },
+    /// Conntrack entries of a network namespace may carry a mark of ours.
+    Tracked {
+        /// The inode of the namespace.
+        netns: u64,
+        /// The mark; entries with another one are not touched.
+        mark: u32,
+    },
     /// An ifb device of ours; our name is proof enough, since nobody else uses it.
     Device {
         /// The inode of its network namespace.
@@ -97,6 +104,10 @@ impl fmt::Display for Undo {
             Self::Pace { cookie, rate } => write!(
                 f,
                 "give the socket with cookie {cookie} back its own pace of {rate} bytes a second"
+            ),
+            Self::Tracked { netns, mark } => write!(
+                f,
+                "take the mark {mark:#010x} off connections in the network namespace {netns}"
             ),
             Self::Device { netns, name } => {
                 write!(f, "delete the device {name} in the network namespace {netns}")
