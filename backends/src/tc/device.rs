@@ -1,6 +1,9 @@
 //! Our ifb devices: what is redirected to one passes its qdisc and goes on where it came from.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use chadthrottle_core::{
     BackendId, Direction, Error, Result,
@@ -12,15 +15,19 @@ use netlink_packet_route::{
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
 };
 
+use tracing::debug;
+
 use super::message::NEW;
 use crate::{
     links,
-    netns::Netns,
+    netns::{self, Netns},
     rtnetlink::{Refusal, Socket},
 };
 
 /// How the names of our devices begin.
 const PREFIX: &str = "chad";
+/// Is there once the module is loaded, or when it is built in.
+const MODULE: &str = "/sys/module/ifb";
 /// Packets between HTB and the device's own work; 32 by default.
 const QUEUE_LENGTH: u32 = 1000;
 /// How many names are tried: another one of ours, in another pid namespace, may have the first.
@@ -43,6 +50,7 @@ impl Device {
         direction: Direction,
         journal: Option<&Journal>,
     ) -> Result<Self> {
+        let loaded = Path::new(MODULE).exists();
         let mut tried = 0;
         loop {
             let name = new_name(direction);
@@ -54,6 +62,9 @@ impl Device {
                 None => None,
             };
             let Err(refusal) = rt.execute(RouteNetlinkMessage::NewLink(ifb(&name)), NEW) else {
+                if !loaded && let Err(error) = delete_automatic() {
+                    debug!("what the module made stays: {error}");
+                }
                 let index = index_of(rt, &name)?;
                 return Ok(Self { index, name, entry });
             };
@@ -91,6 +102,16 @@ pub(super) fn delete(rt: &mut Socket, name: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Deletes the devices that the module made because we loaded it: `numifbs`, by default 2, in the
+/// initial network namespace (`drivers/net/ifb.c`).
+fn delete_automatic() -> Result<()> {
+    let initial = Netns::at(Path::new("/proc/1/ns/net"))?;
+    netns::run_in(&initial, || {
+        let mut rt = links::socket()?;
+        ["ifb0", "ifb1"].into_iter().try_for_each(|name| delete(&mut rt, name))
+    })?
 }
 
 /// `chadPID-Nd`, in hexadecimal: 15 bytes at most.
