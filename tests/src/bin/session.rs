@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use chadthrottle_backends::{ebpf::EbpfBackend, nft::NftBackend};
+use chadthrottle_backends::{ebpf::EbpfBackend, nft::NftBackend, tc::TcBackend};
 use chadthrottle_core::{
     Backend, BackendId, Host, Limit, LimitId, Limits, Target, guardian,
     process::Process,
@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn backends() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(EbpfBackend), Box::new(NftBackend::default())]
+    vec![Box::new(EbpfBackend), Box::new(TcBackend::default()), Box::new(NftBackend::default())]
 }
 
 /// A session whose limits come and go.

@@ -1,0 +1,184 @@
+//! What only the tc backend promises: others' qdiscs and filters, stacked interfaces, namespaces.
+
+use std::{path::PathBuf, thread, time::Duration};
+
+use chadthrottle_tests::{
+    conformance::{GLANCE, MEASURE, SETTLE, TOLERANCE},
+    lab::Family::V4,
+    leftovers::run_files,
+    load::{Load, Plan, Role},
+    process::{Place, Running, eventually, sh},
+    rates::{self, TEN_MBIT},
+    stage::{
+        Direction::{Download, Upload},
+        Stage,
+    },
+};
+
+/// A transfer over IPv4 at up to 100 Mbit/s, as (near, far).
+fn transfer(stage: &Stage, near: Role, far: Role) -> (Load, Load) {
+    let address = stage.lab.far_address(V4);
+    let far = Plan::accept(address, far).rate(100.0).start(&stage.far());
+    let near = Plan::connect(address, near).rate(100.0).start(&stage.near());
+    near.wait_connected();
+    (near, far)
+}
+
+/// A bridge with the interface as its port: the packet passes both and is charged once.
+#[test]
+fn through_a_bridge_once() {
+    let stage = Stage::new("tc");
+    let near = &stage.lab.near;
+    near.sh("ip link add br0 type bridge");
+    near.sh("ip addr flush dev eth0");
+    near.sh("ip link set eth0 master br0");
+    near.sh("ip addr add 10.8.0.1/24 dev br0");
+    near.sh("ip link set br0 up");
+    for (direction, roles) in
+        [(Upload, (Role::Send, Role::Recv)), (Download, (Role::Recv, Role::Send))]
+    {
+        let (target, peer) = transfer(&stage, roles.0, roles.1);
+        let throttle = stage.limit(direction, target.pid());
+        thread::sleep(2 * SETTLE);
+        let receiver = if direction == Upload { &peer } else { &target };
+        let bins = receiver.watch(MEASURE);
+        rates::assert_rate("through a bridge", &bins, TEN_MBIT, TOLERANCE);
+        throttle.stop();
+    }
+    let left: Vec<String> =
+        stage.left().into_iter().filter(|line| !line.contains("br0")).collect();
+    assert!(left.is_empty(), "left behind: {left:#?}");
+}
+
+/// A clsact with filters of somebody else: both stay, and their filter still sees what it saw.
+#[test]
+fn what_others_have_stays() {
+    let stage = Stage::new("tc");
+    let near = &stage.lab.near;
+    near.sh("tc qdisc add dev eth0 clsact");
+    near.sh("tc filter add dev eth0 egress pref 10 protocol ip u32 match ip protocol 1 0xff action ok");
+    near.sh("tc qdisc add dev eth0 root handle 7: tbf rate 1gbit burst 1mb limit 1mb");
+    let before = near.sh("tc filter show dev eth0 egress") + &near.sh("tc qdisc show dev eth0");
+    let (target, peer) = transfer(&stage, Role::Send, Role::Recv);
+    let throttle = stage.limit(Upload, target.pid());
+    assert!(throttle.events().iter().any(|event| event["event"] == "enforced"));
+    thread::sleep(2 * SETTLE);
+    rates::assert_rate("beside others", &peer.watch(MEASURE), TEN_MBIT, TOLERANCE);
+    throttle.stop();
+    let after = near.sh("tc filter show dev eth0 egress") + &near.sh("tc qdisc show dev eth0");
+    assert_eq!(before, after);
+}
+
+/// An ingress qdisc of somebody's leaves no hook for uploads: said, and nothing is touched.
+#[test]
+fn an_ingress_qdisc_is_in_the_way_of_uploads() {
+    let stage = Stage::new("tc");
+    stage.lab.near.sh("tc qdisc add dev eth0 ingress");
+    let (target, _peer) = transfer(&stage, Role::Recv, Role::Send);
+    let mut refused = stage.start(&["-u", "10mbit", "--pid", &target.pid().to_string()]);
+    assert_ne!(refused.wait(), 0);
+    assert!(refused.stderr().contains("ingress qdisc"), "{}", refused.stderr());
+    // Downloads use the hook that is there.
+    let throttle = stage.limit(Download, target.pid());
+    thread::sleep(2 * SETTLE);
+    rates::assert_rate("by its hook", &target.watch(MEASURE), TEN_MBIT, TOLERANCE);
+    throttle.stop();
+    assert!(stage.lab.near.sh("tc qdisc show dev eth0").contains("ingress"));
+}
+
+/// Somebody deletes all filters of an interface: ours are there again within a second or two.
+#[test]
+fn deleted_filters_come_back() {
+    let stage = Stage::new("tc");
+    let (target, peer) = transfer(&stage, Role::Send, Role::Recv);
+    let throttle = stage.limit(Upload, target.pid());
+    stage.lab.near.sh("tc qdisc del dev eth0 clsact");
+    thread::sleep(3 * SETTLE);
+    rates::assert_rate("after the repair", &peer.watch(MEASURE), TEN_MBIT, TOLERANCE);
+    throttle.stop();
+    stage.end();
+}
+
+/// Killed with its guardian, and the interface is gone as well: `clean` has the rest.
+#[test]
+fn cleans_after_an_interface_vanished() {
+    let stage = Stage::new("tc");
+    let (target, _peer) = transfer(&stage, Role::Send, Role::Recv);
+    let mut throttle = stage.limit(Upload, target.pid());
+    throttle.kill_with_guardian();
+    stage.lab.rewire();
+    let clean = stage.output(&["clean"]);
+    assert!(clean.status.success(), "{}", String::from_utf8_lossy(&clean.stderr));
+    stage.end();
+}
+
+/// A namespace that is gone took everything with it: nothing is left to be cleaned.
+#[test]
+fn cleans_after_a_namespace_vanished() {
+    let stage = Stage::new("tc");
+    let name = format!("ct-{}-gone", std::process::id());
+    sh(&format!("ip netns add {name}"));
+    let place = Place::in_namespace(PathBuf::from("/run/netns").join(&name));
+    let sleeper = Running::start(place.command("sleep").arg("60"));
+    let pid = sleeper.pid().to_string();
+    let mut throttle = stage.run_from_host(&["-u", "10mbit", "--pid", &pid]);
+    throttle.kill_with_guardian();
+    drop(sleeper);
+    sh(&format!("ip netns del {name}"));
+    assert!(!run_files(&stage.run_dir()).is_empty(), "there is something to be cleaned");
+    let clean = stage.output(&["clean"]);
+    assert!(clean.status.success(), "{}", String::from_utf8_lossy(&clean.stderr));
+    stage.end();
+}
+
+/// How long connections that a limited process opens, one after the other, run free: judged by
+/// what comes through. 100 ms of 100 Mbit/s are 1.25 MB.
+#[test]
+fn a_new_connection_is_free_for_less_than_100_ms() {
+    let stage = Stage::new("tc");
+    let address = stage.lab.far_address(V4);
+    let far = Plan::accept(address, Role::Recv).start(&stage.far());
+    let mut near = Plan::connect(address, Role::Send).rate(100.0).wait().start(&stage.near());
+    near.wait_ready();
+    let throttle = stage.limit(Upload, near.pid());
+    // Past the seconds in which looks are frequent.
+    thread::sleep(Duration::from_secs(4));
+    near.go();
+    far.wait_connected();
+    let bins = far.watch(GLANCE);
+    let bytes: u64 = bins.iter().sum();
+    // What 100 Mbit/s bring in 100 ms comes on top of the limit.
+    let limited = 1_250_000 * GLANCE.as_millis() as u64 / 1000;
+    let free = bytes.saturating_sub(limited);
+    println!("{} ms free\n{}", free / 12_500, rates::show(&bins));
+    assert!(free < 1_250_000, "{free} bytes too many\n{}", rates::show(&bins));
+    throttle.stop();
+    stage.end();
+}
+
+/// A limit follows its target into another namespace and holds over both.
+#[test]
+fn two_namespaces_share_the_rate() {
+    let stage = Stage::new("tc");
+    let (one, far) = transfer(&stage, Role::Send, Role::Recv);
+    let address = stage.lab.near_address(V4);
+    // The second target sends from the far namespace.
+    let near = Plan::accept(address, Role::Recv).start(&stage.near());
+    let two = Plan::connect(address, Role::Send).rate(100.0).start(&stage.far());
+    near.wait_connected();
+    let (first, second) = (one.pid().to_string(), two.pid().to_string());
+    let throttle = stage.run_from_host(&["-u", "10mbit", "--pid", &first, "--pid", &second]);
+    thread::sleep(2 * SETTLE);
+    let before = near.bins().len();
+    let mut bins = far.watch(MEASURE);
+    for (sum, bin) in bins.iter_mut().zip(near.bins().split_off(before)) {
+        *sum += bin;
+    }
+    rates::assert_rate("both together", &bins, TEN_MBIT, TOLERANCE);
+    drop(two);
+    // What the one that ended had goes to the other.
+    let grown = eventually(MEASURE, || rates::mean(&far.watch(SETTLE)) > 0.8 * TEN_MBIT);
+    assert!(grown, "the share of the target that ended is lost");
+    throttle.stop();
+    stage.end();
+}
