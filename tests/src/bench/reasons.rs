@@ -12,18 +12,46 @@ pub fn of_cell(backend: &str, cell: &Cell, missed: &str) -> &'static str {
     }
     match (cell.protocol, cell.direction, missed) {
         (Protocol::Tcp, Download, _) if cell.share() < 50 => {
-            "below 46 kbit/s a connection's window cannot be closed for long enough (1152 bytes a \
-             persist timer of 240 ms pass it): the rest is dropped and sent again"
+            "below 46 kbit/s a connection's window cannot be closed for long enough (1152 bytes pass \
+             with each persist probe): the rest is dropped and sent again"
         }
-        (Protocol::Tcp, Upload, _) if cell.share() < 50 => {
-            "a connection that gets less than four packets a second is paced in whole packets, and \
-             its first two go before anything is known"
+        (Protocol::Tcp, Download, "cv") if cell.rtt == 0 => {
+            "without an RTT a download comes in bursts, one for each persist probe of the sender \
+             (208 ms); see rate-control.md for the ways that were tried"
+        }
+        (Protocol::Tcp, Download, "whole" | "steady") if cell.rtt == 0 => {
+            "bursts of 208 ms of the rate: one more or less in the time measured is 2 % of 10 s and \
+             0.7 % of 30 s"
+        }
+        (Protocol::Tcp, _, "first s" | "whole" | "retr" | "steady")
+            if cell.share() * cell.rtt.max(200) < 12_000 * 2 =>
+        {
+            "the first one or two segments of each connection go before anything is known, and the \
+             connections are told to slow down with their next round trip only"
+        }
+        (Protocol::Tcp, Upload, "cv" | "steady" | "whole") if cell.share() < 300 => {
+            "a share of a few packets a second is paced in whole packets, two at a time"
         }
         _ => UNKNOWN,
     }
 }
 
 /// The reason for a figure missed.
-pub fn of_figure(_backend: &str, _what: &str) -> &'static str {
+pub fn of_figure(backend: &str, what: &str) -> &'static str {
+    if backend != "ebpf" {
+        return UNKNOWN;
+    }
+    if what.starts_with("one active upload") {
+        return "it is found out 0.6 s after the others fall silent, but a socket is told with its next \
+                RTT sample only, and at a hundredth of the rate that is up to 0.25 s away";
+    }
+    if what.starts_with("processor time") {
+        return "a limited sender is woken by its pacing timer, or by its window, for few packets at a \
+                time; an unlimited one moves 64 KB a time";
+    }
+    if what.contains("is late by, RTT 0") && what.contains("download") {
+        return "without an RTT a download hears of its new rate with the sender's next persist probe, \
+                up to 208 ms after";
+    }
     UNKNOWN
 }

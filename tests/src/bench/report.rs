@@ -75,8 +75,8 @@ fn section_text(backend: &str, section: &Section) -> String {
         text += "\n### Beside others\n\n\
             The same cells, measured in the same run. Each was told the same number; what counts\n\
             headers as well comes out lower. HTB by hand has its rate raised by the headers.\n\n\
-            | | | rate | RTT | flows | whole | steady | first s | retr | Jain | cv |\n\
-            |---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+            | | | rate | RTT | flows | whole | steady | first s | retr | Jain | cv | |\n\
+            |---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n";
         let compared = |row: &&Row| others.iter().any(|other| other.cell == row.cell);
         let mut rows: Vec<&Row> = ours.into_iter().filter(compared).collect();
         rows.extend(&others);
@@ -86,9 +86,9 @@ fn section_text(backend: &str, section: &Section) -> String {
                 &mut text,
                 &format!("| {} | {} {}", row.limiter, row.cell.what(), cells(row)),
             );
-            if let Err(why) = &row.outcome {
-                write(&mut text, &format!(" not measured: {} |", plain(why)));
-            }
+            let why =
+                row.outcome.as_ref().err().map(|why| format!("not measured: {}", plain(why)));
+            write(&mut text, &format!(" {} |", why.unwrap_or_default()));
             text.push('\n');
         }
     }
