@@ -57,8 +57,8 @@ pub(crate) enum Command {
     /// The process in a scratch cgroup that a probe tries its backends on.
     #[command(hide = true, name = "__rehearse")]
     Rehearse {
-        /// The cgroup to make; empty where there is no cgroup v2.
-        cgroup: PathBuf,
+        /// The cgroup to make; none where there is no cgroup v2.
+        cgroup: Option<PathBuf>,
     },
 }
 

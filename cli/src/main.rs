@@ -31,9 +31,9 @@ fn main() -> ExitCode {
         Command::Receive(args) => demo::receive(&args),
         Command::Launch(args) => launch::launch(&args),
         Command::Guardian => guardian::guardian(),
-        Command::Rehearse { cgroup } => {
-            rehearsal::main(&cgroup).map(|()| exit::Exit::Done).map_err(exit::Failure::from)
-        }
+        Command::Rehearse { cgroup } => rehearsal::main(cgroup.as_deref())
+            .map(|()| exit::Exit::Done)
+            .map_err(exit::Failure::from),
     };
     let exit = outcome.unwrap_or_else(|failure| {
         log::say(format_args!("chadthrottle: {}", failure.error));

@@ -27,9 +27,9 @@ const LAST_PATIENCE: Duration = Duration::from_secs(3);
 /// The size of a datagram.
 const PAYLOAD: [u8; 64] = [0x5a; 64];
 
-/// What the hidden subcommand does: sets the stage up in `cgroup` (empty: no cgroup), serves
+/// What the hidden subcommand does: sets the stage up, in `cgroup` if there is one, serves
 /// requests on stdin until the other side is gone, takes everything away.
-pub fn main(cgroup: &Path) -> Result<()> {
+pub fn main(cgroup: Option<&Path>) -> Result<()> {
     let channel = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
     let channel = channel.map_err(|error| Error::io("take over", "the rehearsal", error))?;
     // No terminal signals us: whoever started us ends us.
@@ -51,7 +51,9 @@ pub fn main(cgroup: &Path) -> Result<()> {
         // A guardian takes back first what the other side did with our stage.
         eventually(|| is_unused(stage.directory.path()));
     }
-    leave(cgroup, home.as_deref());
+    if let Some(cgroup) = cgroup {
+        leave(cgroup, home.as_deref());
+    }
     Ok(())
 }
 
@@ -85,7 +87,7 @@ impl Failure {
     }
 }
 
-fn stage(cgroup: &Path) -> Result<Stage, Failure> {
+fn stage(cgroup: Option<&Path>) -> Result<Stage, Failure> {
     let directory = tempfile::Builder::new().prefix("chadthrottle-probe-").tempdir();
     let directory =
         directory.map_err(|e| Failure::new("create", "a temporary directory", &e))?;
@@ -96,7 +98,7 @@ fn stage(cgroup: &Path) -> Result<Stage, Failure> {
     let far = thread::scope(|scope| scope.spawn(|| far_end(near.as_fd())).join())
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     network::configure(NEAR).map_err(|refusal| wiring(&refusal))?;
-    if !cgroup.as_os_str().is_empty() {
+    if let Some(cgroup) = cgroup {
         fs::create_dir(cgroup)
             .map_err(|error| Failure::new("create cgroup", cgroup.display(), &error))?;
         enter(cgroup)
@@ -216,9 +218,6 @@ fn home() -> Option<PathBuf> {
 
 /// Leaves the cgroup and removes it with all below.
 fn leave(cgroup: &Path, home: Option<&Path>) {
-    if cgroup.as_os_str().is_empty() {
-        return;
-    }
     // Home may take no processes any more; the top of the hierarchy always does.
     let places = home.into_iter().chain(cgroup.parent());
     if !cgroup.exists() || !places.map(enter).any(|entered| entered.is_ok()) {

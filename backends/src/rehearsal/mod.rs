@@ -103,7 +103,7 @@ impl Rehearsal {
         let actor = Command::new("/proc/self/exe")
             .arg0("chadthrottle: rehearsal")
             .arg(ARGUMENT)
-            .arg(cgroup.as_deref().unwrap_or(Path::new("")))
+            .args(cgroup.as_deref())
             .current_dir("/")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())

@@ -34,7 +34,7 @@ impl fmt::Display for Report {
         for answer in &self.backends {
             writeln!(f, "\n{answer}")?;
         }
-        write!(f, "\n{}", Shown(&self.diagnosis))
+        write!(f, "\n{}", Shown(&self.diagnosis, self.backends.len()))
     }
 }
 
@@ -222,8 +222,8 @@ impl fmt::Display for Answer {
     }
 }
 
-/// A diagnosis for people.
-struct Shown<'a>(&'a Diagnosis);
+/// A diagnosis for people, and how many backends were asked.
+struct Shown<'a>(&'a Diagnosis, usize);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -238,7 +238,7 @@ impl fmt::Display for Shown<'_> {
         }
         match backend {
             Some(backend) => writeln!(f, "  chadthrottle run takes {backend} here."),
-            None if *scenario == Scenario::Works => Ok(()),
+            None if *scenario == Scenario::Works || self.1 == 1 => Ok(()),
             None => writeln!(f, "  No backend works here as things are."),
         }
     }
