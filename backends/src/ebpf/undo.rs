@@ -9,14 +9,14 @@ use std::{fs::File, os::fd::AsFd};
 use chadthrottle_core::{
     Error, Host, Result, Target, cgroup,
     journal::{Held, Undo},
-    process::{Process, ProcessKey},
+    process::Process,
 };
 use chadthrottle_ebpf::layout::RESTORE;
 use tracing::{debug, warn};
 
 use super::maps::aim_held_iterator;
 use crate::{
-    bpf,
+    bpf, moved,
     netns::{self, Netns},
     sockets::{self, Protocol},
 };
@@ -45,7 +45,7 @@ pub(super) fn undo(host: &Host, record: &Undo, held: &Held, all: &[Undo]) -> Res
             detach(path, *id, *attach_type, *program)
         }
         Undo::Sockets { processes, cgroups } => {
-            let processes = gather(host, processes, cgroups);
+            let processes = moved::gather(host, processes, cgroups);
             restore(host, &processes, held, all);
             Ok(())
         }
@@ -115,20 +115,6 @@ pub(super) fn namespaces_of<'a>(
         }
     }
     namespaces
-}
-
-/// The recorded processes that still run, with their children, and those in the cgroups.
-fn gather(host: &Host, keys: &[ProcessKey], paths: &[std::path::PathBuf]) -> Vec<Process> {
-    let mut processes: Vec<Process> =
-        keys.iter().filter_map(|key| Process::reopen(host, *key)).collect();
-    let children: Vec<ProcessKey> =
-        processes.iter().flat_map(|process| process.children(host)).collect();
-    processes.extend(children.into_iter().filter_map(|key| Process::reopen(host, key)));
-    for path in paths {
-        let pids = cgroup::processes(path).unwrap_or_default();
-        processes.extend(pids.into_iter().filter_map(|pid| Process::open(host, pid).ok()));
-    }
-    processes
 }
 
 /// Detaches our program, if it is still attached to that very cgroup.

@@ -19,4 +19,5 @@ mod undo;
 pub use holdings::{Found, Holdings, Socket, given_away, namespaces};
 pub use mark::{MARK_MASK, Mark, Marked, Slot};
 pub use members::{Members, Place, State};
+pub(crate) use undo::gather;
 pub use undo::{record, undo};

@@ -61,7 +61,11 @@ pub fn undo(host: &Host, record: &Undo, all: &[Undo]) -> Result<()> {
 }
 
 /// The recorded processes that still run, with their children, and those in the cgroups.
-fn gather(host: &Host, keys: &[ProcessKey], paths: &[std::path::PathBuf]) -> Vec<Process> {
+pub(crate) fn gather(
+    host: &Host,
+    keys: &[ProcessKey],
+    paths: &[std::path::PathBuf],
+) -> Vec<Process> {
     let mut processes: Vec<Process> =
         keys.iter().filter_map(|key| Process::reopen(host, *key)).collect();
     let children: Vec<ProcessKey> =
