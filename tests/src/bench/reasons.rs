@@ -49,7 +49,7 @@ pub fn of_figure(backend: &str, what: &str) -> &'static str {
         return "a limited sender is woken by its pacing timer, or by its window, for few packets at a \
                 time; an unlimited one moves 64 KB a time";
     }
-    if what.contains("is late by, RTT 0") && what.contains("download") {
+    if what.contains("late by, RTT 0") && what.contains("download") {
         return "without an RTT a download hears of its new rate with the sender's next persist probe, \
                 up to 208 ms after";
     }

@@ -31,7 +31,7 @@ pub(super) fn changes(backend: &str) -> Vec<Figure> {
             for (change, times) in [("10 to 2 Mbit/s", slower), ("2 to 20 Mbit/s", faster)] {
                 let late = crate::bench::cell::median(times) * 1000.0;
                 let name = format!("{direction:?}").to_lowercase();
-                let what = format!("a {name} changed from {change} is late by, RTT {rtt}");
+                let what = format!("{name} changed from {change}, late by, RTT {rtt}");
                 figures.push(at_most(what, late, 250.0, "ms", 0));
             }
         }
