@@ -15,7 +15,7 @@ TEST_PACKAGES := $(BUILD_PACKAGES) bpftool iperf3 curl nftables util-linux procp
 
 KERNEL :=
 
-.PHONY: run build test test-kernels lint unit conformance bench ebpf ebpf-check clean
+.PHONY: run build test test-kernels lint unit conformance bench picture ebpf ebpf-check clean
 
 # Builds and starts `sudo chadthrottle run ARGS`; without ARGS and without a terminal it
 # limits a short built-in transfer and shows the rate it got.
@@ -46,7 +46,12 @@ bench: packages-bench build
 	[ -x target/peers/bin/tt ] || { python3 -m venv target/peers && target/peers/bin/pip install -q traffictoll==1.5.0; }
 	$(SUDO) target/release/bench --output docs/benchmarks.md $(ARGS)
 
-# Rebuilds the kernel object that is checked in; users need not.
+# Writes the README's picture: the live view on a real terminal, limiting a live transfer.
+picture: packages-test build
+	cargo build --release --locked --package chadthrottle-tests
+	$(SUDO) target/release/picture docs/view.svg
+
+# Rebuilds the kernel objects that are checked in; users need not.
 ebpf:
 	ebpf/build.sh
 

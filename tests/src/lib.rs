@@ -7,6 +7,8 @@
 //! - [`relay`]: the delay between the namespaces
 //! - [`throttle`]: chadthrottle itself, run and watched from outside
 //! - [`leftovers`]: what a run must not leave behind
+//! - [`picture`]: a terminal's screen as SVG
+//! - [`screen`]: the live view on a terminal
 //! - [`stage`]: all of these in one, for a case
 //! - [`run_once`]: runs that end by themselves
 //! - [`rates`]: what bins say
@@ -28,10 +30,12 @@ pub mod conformance;
 pub mod lab;
 pub mod leftovers;
 pub mod load;
+pub mod picture;
 pub mod process;
 pub mod rates;
 pub mod relay;
 pub mod run_once;
+pub mod screen;
 pub mod stage;
 pub mod sys;
 pub mod throttle;

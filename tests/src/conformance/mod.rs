@@ -95,14 +95,14 @@ pub(crate) fn roles(direction: Direction) -> (Role, Role) {
 }
 
 /// The near end as a client of `address`, and the far end that serves it; not started.
-pub(crate) fn plans(direction: Direction, address: SocketAddr) -> (Plan, Plan) {
+pub fn plans(direction: Direction, address: SocketAddr) -> (Plan, Plan) {
     let (near, far) = roles(direction);
     let near = Plan::connect(address, near).rate(OFFERED);
     (near, Plan::accept(address, far).rate(OFFERED))
 }
 
 /// A transfer that already runs at full speed; `shape` makes it UDP, MPTCP, many flows.
-pub(crate) fn running(
+pub fn running(
     stage: &Stage,
     direction: Direction,
     family: Family,

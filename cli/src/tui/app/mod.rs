@@ -21,6 +21,8 @@ use super::{
 const HISTORY: usize = 300;
 /// Processes whose past is kept; those without traffic have none.
 const REMEMBERED: usize = 512;
+/// For how many seconds a notice is shown below; a problem twice as long.
+const FRESH: u32 = 15;
 /// Messages that are kept.
 const MESSAGES: usize = 50;
 
@@ -108,6 +110,8 @@ pub(crate) struct App {
     pub(crate) scroll: u16,
     pub(crate) probe: Option<Vec<(BackendId, ProbeReport)>>,
     pub(crate) notices: VecDeque<Notice>,
+    /// For how many samples the last notice is still news.
+    fresh: u32,
     pub(crate) wants_counting: bool,
     pub(crate) backend: Option<BackendId>,
     pub(crate) areas: Areas,
@@ -139,6 +143,7 @@ impl App {
             scroll: 0,
             probe: None,
             notices: VecDeque::new(),
+            fresh: 0,
             wants_counting: true,
             backend,
             areas: Areas::default(),
@@ -170,6 +175,7 @@ impl App {
     }
 
     fn sample(&mut self, snapshot: Snapshot) {
+        self.fresh = self.fresh.saturating_sub(1);
         remember(&mut self.machine, snapshot.total);
         for row in &snapshot.rows {
             if let Some(past) = self.pasts.get_mut(&row.pid) {
@@ -209,7 +215,13 @@ impl App {
         }
     }
 
+    /// The last notice, while it is news.
+    pub(crate) fn news_line(&self) -> Option<&Notice> {
+        self.notices.back().filter(|_| self.fresh > 0)
+    }
+
     fn notice(&mut self, text: &str, is_problem: bool) {
+        self.fresh = if is_problem { 2 * FRESH } else { FRESH };
         let notice = Notice { text: text.to_owned(), is_problem };
         if self.notices.back() != Some(&notice) {
             self.notices.push_back(notice);

@@ -27,7 +27,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, app: &mut App, theme: Them
                     ("does not work here", theme.bad())
                 };
                 lines.push(Line::from(vec![
-                    Span::styled(format!(" {backend:<5}"), BOLD),
+                    Span::styled(format!(" {:<5}", backend.to_string()), BOLD),
                     Span::styled(verdict, style),
                 ]));
                 for check in &report.checks {

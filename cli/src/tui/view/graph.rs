@@ -65,7 +65,7 @@ struct Bars {
 
 impl Bars {
     /// Columns of the legend at the left.
-    const LEGEND: u16 = 13;
+    const LEGEND: u16 = 14;
 
     fn draw(&self, frame: &mut Frame<'_>, area: Rect) {
         let [legend, bars] =

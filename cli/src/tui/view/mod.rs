@@ -137,13 +137,15 @@ fn draw_note(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {
 fn note(app: &App, theme: Theme) -> (String, Style) {
     if app.is_filtering || !app.filter.text.is_empty() {
         let cursor = if app.is_filtering { "▏" } else { "" };
-        let found = format!("   {} of {}", app.shown.len(), app.snapshot.rows.len());
-        return (format!("/{}{cursor}{found}", app.filter.text), BOLD);
+        let (shown, all) = (app.shown.len(), app.snapshot.rows.len());
+        let news = app.news_line().map_or("", |notice| &notice.text);
+        let words = format!("/{}{cursor}   {shown} of {all}   {news}", app.filter.text);
+        return (words, BOLD);
     }
     if app.is_busy {
         return ("working…".to_owned(), BOLD);
     }
-    if let Some(notice) = app.notices.back() {
+    if let Some(notice) = app.news_line() {
         let style = if notice.is_problem { theme.warning() } else { theme.good() };
         return (notice.text.clone(), style);
     }
@@ -212,7 +214,7 @@ fn draw_keys(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let mut spans = vec![Span::raw(" ")];
     for (key, what) in keys {
         spans.push(Span::styled(*key, BOLD));
-        spans.push(Span::styled(format!(" {what}   "), DIM));
+        spans.push(Span::styled(format!(" {what}  "), DIM));
     }
     frame.render_widget(Line::from(spans), area);
 }

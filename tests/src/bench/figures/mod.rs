@@ -10,6 +10,7 @@ mod latency;
 mod many;
 mod reaction;
 mod sharing;
+mod view;
 
 /// One or more figures that are measured together.
 type Measure = fn(&str) -> Vec<Figure>;
@@ -25,11 +26,12 @@ const LIGHT: [(&str, Measure); 6] = [
 ];
 
 /// Those that are measured one after the other.
-const ALONE: [(&str, Measure); 4] = [
+const ALONE: [(&str, Measure); 5] = [
     ("reaction", reaction::reactions),
     ("packet", cost::packets),
     ("many", many::many_limits),
     ("cpu", cost::processor),
+    ("view", view::costs),
 ];
 
 /// What fits into the two minutes of the brief grid.
