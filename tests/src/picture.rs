@@ -23,8 +23,9 @@ struct Style {
 impl Style {
     /// One "Select graphic rendition".
     fn select(&mut self, parameters: &str) {
-        for number in parameters.split(';') {
-            match number.parse().unwrap_or(0) {
+        let mut numbers = parameters.split(';').map(|number| number.parse().unwrap_or(0));
+        while let Some(number) = numbers.next() {
+            match number {
                 0 => *self = Self::default(),
                 1 => self.bold = true,
                 2 => self.dim = true,
@@ -34,6 +35,8 @@ impl Style {
                 24 => self.underlined = false,
                 27 => self.reversed = false,
                 color @ (30..=37 | 90..=97) => self.color = Some(color % 10),
+                // 38;5;N: of the 256, the first 16 are the terminal's own.
+                38 => self.color = numbers.nth(1).map(|color: usize| color % 8),
                 39 => self.color = None,
                 _ => {}
             }
@@ -67,7 +70,7 @@ pub fn svg(screen: &str) -> String {
     let (width, height) = (columns * CELL.0 + 2 * CELL.0, (lines.len() + 1) * CELL.1);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
-         font-family=\"DejaVu Sans Mono, Menlo, Consolas, monospace\" font-size=\"15\">\n\
+         font-family=\"DejaVu Sans Mono, Menlo, Consolas, monospace\" font-size=\"15\" shape-rendering=\"crispEdges\">\n\
          <rect width=\"{width}\" height=\"{height}\" rx=\"8\" fill=\"{BACKGROUND}\"/>\n"
     );
     for (line, cells) in lines.iter().enumerate() {
@@ -135,7 +138,7 @@ mod tests {
 
     #[test]
     fn styles_become_attributes() {
-        let svg = svg("\u{1b}[1;36mab\u{1b}[0m<\u{1b}[7mx\u{1b}[27m█\n");
+        let svg = svg("\u{1b}[1;38;5;6mab\u{1b}[0m<\u{1b}[7mx\u{1b}[27m█\n");
         assert!(svg.contains(">ab</text>") && svg.contains("font-weight=\"bold\""));
         assert!(svg.contains(COLORS[6]) && svg.contains(">&lt;</text>"));
         assert!(svg.matches("<rect").count() >= 3, "{svg}");

@@ -19,7 +19,7 @@ fn main() {
     let file = std::env::args().nth(1).expect("usage: picture FILE");
     let stage = Stage::with_rtt("ebpf", Duration::from_millis(20));
     let download = running(&stage, Download, V4, |plan| plan);
-    let _upload = running(&stage, Upload, V4, |plan| plan.rate(30.0));
+    let _upload = running(&stage, Upload, V4, |plan| plan);
     let pid = download.near.pid().to_string();
     let screen = Screen::open(&stage, "ebpf", (112, 30));
     screen.expect(&pid);
@@ -27,7 +27,9 @@ fn main() {
     // Selected through the filter, which is cleared again.
     screen.press(&["/", &pid, "Enter"]);
     screen.expect("1 of ");
-    screen.press(&["Escape", "l"]);
+    screen.press(&["Escape"]);
+    screen.expect("Payload");
+    screen.press(&["l"]);
     screen.expect("Limit load");
     screen.press(&["10mbit", "Enter"]);
     screen.expect("↓10 Mbit/s");
