@@ -12,6 +12,7 @@ const COLORS: [&str; 8] =
     ["#45475a", "#f38ba8", "#a6e3a1", "#f9e2af", "#89b4fa", "#f5a7de", "#7fd8e8", "#bac2de"];
 
 #[derive(Clone, Copy, Default, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is set and reset on its own")]
 struct Style {
     color: Option<usize>,
     bold: bool,
