@@ -15,7 +15,7 @@ TEST_PACKAGES := $(BUILD_PACKAGES) bpftool iperf3 curl nftables util-linux procp
 
 KERNEL :=
 
-.PHONY: run build test test-kernels lint unit conformance bench picture ebpf ebpf-check clean
+.PHONY: run build test test-kernels lint bench picture ebpf ebpf-check clean
 
 # Builds and starts `sudo chadthrottle run ARGS`; without ARGS and without a terminal it
 # limits a short built-in transfer and shows the rate it got.
@@ -66,7 +66,8 @@ clean:
 packages-run: PACKAGES = $(BUILD_PACKAGES)
 packages-test: PACKAGES = $(TEST_PACKAGES)
 packages-bench: PACKAGES = $(BENCH_PACKAGES)
-packages-run packages-test packages-bench:
+packages-kernels: PACKAGES = $(KERNEL_PACKAGES)
+packages-run packages-test packages-bench packages-kernels:
 	@missing=$$(for p in $(PACKAGES); do \
 	    dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; \
 	done); \
