@@ -33,7 +33,7 @@ test: packages-test packages-kernels lint
 
 # Debian kernels in QEMU: which backends work there, and that the chosen one holds its limit.
 # KERNEL=6.12 for one series.
-test-kernels: packages-kernels
+test-kernels: packages-run packages-kernels
 	tests/vm/matrix $(KERNEL)
 
 lint:

@@ -1,7 +1,10 @@
 //! `chadthrottle clean`: takes back what instances left that were killed together with their
 //! guardian. Living instances are not touched.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use chadthrottle_backends::rehearsal;
 use chadthrottle_core::{Error, Host, recover, session};
@@ -18,7 +21,8 @@ use crate::{
 pub(crate) fn clean(args: &CleanArgs) -> Result<Exit, Failure> {
     let host = Host::detect()?;
     let (lines, exit) = if args.dry_run {
-        let plan = recover::planned(&host)?;
+        let mut plan = recover::planned(&host)?;
+        plan.extend(rehearsal::abandoned(&host).iter().map(|path| scratch(path)));
         (plan.iter().map(|change| format!("would {change}")).collect(), Exit::Done)
     } else {
         sweep(&host)
@@ -33,6 +37,11 @@ pub(crate) fn clean(args: &CleanArgs) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
+/// In words, as the changes in a journal.
+fn scratch(path: &Path) -> String {
+    format!("remove the cgroup {} of a probe", path.display())
+}
+
 /// Takes back everything that can be, and says what.
 fn sweep(host: &Host) -> (Vec<String>, Exit) {
     let backends = backends::built();
@@ -41,10 +50,8 @@ fn sweep(host: &Host) -> (Vec<String>, Exit) {
     });
     let mut exit = Exit::Done;
     let removed = rehearsal::sweep(host);
-    let mut done: Vec<String> = removed
-        .iter()
-        .map(|path| format!("done: remove the cgroup {} of a probe", path.display()))
-        .collect();
+    let mut done: Vec<String> =
+        removed.iter().map(|path| format!("done: {}", scratch(path))).collect();
     for recover::Outcome { what, result } in outcomes {
         match result {
             Ok(()) => done.push(format!("done: {what}")),

@@ -203,10 +203,10 @@ impl Drop for Rehearsal {
     }
 }
 
-/// Removes the scratch cgroups whose owner and actor were both killed. Returns what it removed.
+/// The scratch cgroups whose owner was killed. Most are gone in a moment: their actor is at it.
 #[must_use]
-pub fn sweep(host: &Host) -> Vec<PathBuf> {
-    let abandoned = |path: &PathBuf| {
+pub fn abandoned(host: &Host) -> Vec<PathBuf> {
+    let is_abandoned = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
         owner.is_some_and(|pid| !host.proc.join(pid).exists())
@@ -215,10 +215,15 @@ pub fn sweep(host: &Host) -> Vec<PathBuf> {
         .iter()
         .filter_map(|cgroups| fs::read_dir(&cgroups.mount).ok())
         .flat_map(|entries| entries.flatten().map(|entry| entry.path()))
-        .filter(abandoned)
-        // One that an actor still cleans up is busy, and gone in a moment.
-        .filter(|path| actor::remove(path).is_ok())
+        .filter(is_abandoned)
         .collect()
+}
+
+/// Removes the scratch cgroups whose owner and actor were both killed. Returns what it removed.
+#[must_use]
+pub fn sweep(host: &Host) -> Vec<PathBuf> {
+    // One that an actor still cleans up is busy.
+    abandoned(host).into_iter().filter(|path| actor::remove(path).is_ok()).collect()
 }
 
 /// `chadthrottle-probe-PID-N`
