@@ -191,9 +191,10 @@ impl Shape {
             // struct tc_fifo_qopt
             return queueing(spot, own, "bfifo", words(&[self.queue()]));
         }
-        // CoDel's target must leave room for the frames that take their turns.
+        // CoDel's own target of 5 ms is less than some frames take, and without an RTT it leaves
+        // one connection too small a window.
         let frame_us = 1_000_000 * u64::from(self.frame) / self.rate;
-        let target = (2 * frame_us).clamp(5_000, 50_000) as u32;
+        let target = (2 * frame_us).clamp(20_000, 50_000) as u32;
         let options = vec![
             TcOption::FqCodel(TcQdiscFqCodelOption::Target(target)),
             TcOption::FqCodel(TcQdiscFqCodelOption::Interval(100_000.max(target * 2))),
