@@ -8,12 +8,15 @@
 //! | [`btf`] | offsets from the kernel's own type information |
 //! | [`links`] | interfaces of a namespace, and where a packet is charged once |
 //! | [`meter`] | how much each process moves, without limiting it |
+//! | [`moved`] | processes in leaves of their cgroups, and marks on what they had opened |
+//! | [`neighbours`] | who else filters or shapes here |
 //! | [`netfilter`] | nftables from Rust |
 //! | [`netns`] | working inside another network namespace |
 //! | [`queue`] | pacing packets in user space, as nftables hands them over |
 //! | [`rehearsal`] | a stage of its own for a probe's real packets |
 //! | [`rtnetlink`] | requests to rtnetlink |
 //! | [`sockets`] | which sockets a process has, how to reach them, how to put them back |
+//! | [`steer`] | paces and windows of sockets, set from user space |
 
 pub mod bpf;
 pub mod btf;
