@@ -127,7 +127,9 @@ fn cgroup2_is_not_mounted() {
         "exec unshare -m sh -euc 'umount -l {}; exec \"$@\"' sh \"$@\"",
         cgroup::mount().display()
     );
-    let outcome = scene.run_wrapped(&script, &["run", "-d", "10mbit", "--pid", &pid]);
+    // By name: tc knows a process by its flows, without cgroups.
+    let run = ["run", "--backend", "ebpf", "-d", "10mbit", "--pid", &pid];
+    let outcome = scene.run_wrapped(&script, &run);
     assert!([1, 3].contains(&outcome.status), "{outcome:#?}");
     outcome.assert_refused(outcome.status, &["cgroup2", "mount"]);
     scene.assert_clean();

@@ -81,20 +81,6 @@ fn targets_that_cannot_be_limited() {
 }
 
 #[test]
-fn backends_that_are_not_built_are_errors_and_no_other_one_is_used() {
-    let scene = Scene::new();
-    let sleeper = scene.sleeper();
-    let pid = sleeper.pid().to_string();
-    for backend in ["tc", "nft"] {
-        let args = ["run", "-d", "10mbit", "--backend", backend];
-        let outcome = scene.run(&[&args[..], &["--pid", &pid]].concat());
-        outcome.assert_refused(3, &[backend, "not built"]);
-        scene.run(&[&args[..], &["--", "true"]].concat()).assert(125, &[backend]);
-    }
-    scene.assert_clean();
-}
-
-#[test]
 fn a_command_gives_its_own_status() {
     limited(&["--", "true"]).assert(0, &["ebpf"]);
     limited(&["--", "sh", "-c", "exit 7"]).assert(7, &[]);
