@@ -178,7 +178,7 @@ fn invalid(call: Call, path: &Path, attach_type: AttachType) -> (String, Remedy)
             ),
         },
         // The query has shown that the kernel has programs on cgroups.
-        (_, Call::ProgAttach) => match load_pass(attach_type).and_then(knows_cgroups) {
+        (_, Call::ProgAttach) => match load_pass(AttachType::InetIngress).and_then(knows_cgroups) {
             Ok(false) => filtered("programs on cgroups"),
             _ => (
                 "This program is attached there already, or the kernel takes no program of this \
