@@ -26,8 +26,8 @@ use crate::{
 
 /// How long senders may take to learn of a limit: an RTT of an open connection, and more.
 const STOPPING: Duration = Duration::from_secs(1);
-/// What a sender may have written below itself before it was paced: TCP small queues allow a
-/// millisecond's worth, 1 MB at 8 Gbit/s.
+/// What a sender may have written below itself before it was paced, each of them: TCP small
+/// queues allow a millisecond's worth, 1 MB at 8 Gbit/s.
 const WRITTEN: u64 = 1_000_000;
 
 /// What the engine has for all limits.
@@ -377,10 +377,11 @@ impl Active {
     /// Has the queues keep what senders will send all the same.
     fn expect_more(&self, tools: &Tools<'_>) -> Result<()> {
         let Some(queueing) = tools.queueing else { return Ok(()) };
+        let senders = self.holdings.iter().filter(|socket| !socket.info.listening).count();
         for (way, lane) in &self.lanes {
             let bytes = match way {
                 Way::Down => self.expected,
-                Way::Up => WRITTEN,
+                Way::Up => WRITTEN * senders.max(1) as u64,
             };
             queueing.shaper.expect(*lane, bytes, STOPPING)?;
         }
