@@ -12,7 +12,7 @@ use super::{
     theme::{BOLD, DIM, SELECTED},
 };
 use crate::tui::{
-    app::{App, Column},
+    app::{Access, App, Column},
     model::{Active, Row},
 };
 
@@ -120,10 +120,12 @@ fn draw_title(frame: &mut Frame<'_>, area: Rect, place: &Place, app: &App) {
 fn draw_empty(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let words = if !app.has_sample {
         "Looking…"
-    } else if app.filter.text.is_empty() {
-        "No process has an IP socket."
-    } else {
+    } else if !app.filter.text.is_empty() {
         "No process matches the filter; Esc clears it."
+    } else if matches!(app.access, Access::ViewOnly(_)) {
+        "No process that you may look into has an IP socket."
+    } else {
+        "No process has an IP socket."
     };
     let area = Rect { x: area.x + 2, width: area.width.saturating_sub(2), ..area };
     frame.render_widget(Line::styled(words, DIM), area);
