@@ -19,5 +19,7 @@ pub mod layout;
 pub mod pace;
 pub mod packet;
 #[cfg(target_arch = "bpf")]
+pub mod program;
+#[cfg(target_arch = "bpf")]
 mod sys;
 pub mod tally;

@@ -65,12 +65,4 @@ extern "C" fn chadthrottle_iter(ctx: *mut iterator::Context) -> u32 {
     0
 }
 
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    // No path leads here; the verifier would refuse the loop.
-    loop {}
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 4] = *b"GPL\0";
+chadthrottle_ebpf::program!();

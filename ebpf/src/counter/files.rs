@@ -6,10 +6,13 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_seq_write, bpf_sock_from_file,
 };
-use chadthrottle_ebpf::tally::{HELD, Held, NAME};
+use chadthrottle_ebpf::{
+    program::field,
+    tally::{HELD, Held, NAME},
+};
 
 use crate::{
-    constants::{self, field},
+    constants,
     maps::{OWNERS, Owner, PROCESSES, Process, VISIT, enter},
 };
 
@@ -19,16 +22,12 @@ const AF_INET6: u16 = 10;
 /// `struct bpf_iter__task_file`: what the kernel calls us with for each file.
 #[repr(C)]
 pub(crate) struct Context {
-    meta: *const Meta,
+    /// `struct bpf_iter_meta`, which starts with the file to write to. Not a pointer to a struct
+    /// of ours: LLVM orders two forward declarations by address, other bytes at every build.
+    meta: *const *mut c_void,
     task: *const c_void,
     fd: u64,
     file: *mut c_void,
-}
-
-/// The start of `struct bpf_iter_meta`.
-#[repr(C)]
-struct Meta {
-    seq: *mut c_void,
 }
 
 /// Looks at one file.
@@ -85,7 +84,7 @@ pub(crate) fn visit(ctx: *const Context) {
     // SAFETY: `held` has HELD bytes. When the buffer is full the kernel empties it and calls us
     // once more for the same file.
     unsafe {
-        bpf_seq_write((*(*ctx).meta).seq.cast(), (&raw const held).cast(), HELD as u32);
+        bpf_seq_write((*(*ctx).meta).cast(), (&raw const held).cast(), HELD as u32);
     }
 }
 

@@ -59,12 +59,4 @@ extern "C" fn counter_files(ctx: *mut files::Context) -> u32 {
     0
 }
 
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    // No path leads here; the verifier would refuse the loop.
-    loop {}
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 4] = *b"GPL\0";
+chadthrottle_ebpf::program!();

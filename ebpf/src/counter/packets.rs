@@ -4,12 +4,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_sk_fullsock, bpf_skb_load_bytes, bpf_skc_to_mptcp_sock},
+    helpers::generated::{bpf_sk_fullsock, bpf_skc_to_mptcp_sock},
 };
-use chadthrottle_ebpf::{
-    atomic::Shared,
-    packet::{Bytes, payload},
-};
+use chadthrottle_ebpf::{atomic::Shared, packet::payload, program::Packet};
 
 use crate::{
     constants,
@@ -62,19 +59,4 @@ fn of_mptcp(sk: *mut c_void) -> Option<*mut c_void> {
     // SAFETY: the verifier checks the pointers; null for a socket that is not MPTCP.
     let mptcp = unsafe { bpf_skc_to_mptcp_sock(sk) }.cast::<c_void>();
     (!mptcp.is_null()).then_some(mptcp)
-}
-
-/// Reads a packet through the kernel's helper.
-struct Packet(*mut __sk_buff);
-
-impl Bytes for Packet {
-    #[inline]
-    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = [0; N];
-        // SAFETY: `bytes` has room for N bytes.
-        let failed = unsafe {
-            bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32)
-        };
-        (failed == 0).then_some(bytes)
-    }
 }

@@ -12,6 +12,7 @@ use aya_ebpf::{
 use chadthrottle_ebpf::{
     clock,
     layout::{CGROUP_DEPTHS, DOWNLOAD, Global, Tag},
+    program::field,
 };
 
 use super::{
@@ -139,7 +140,7 @@ fn of_mptcp(sk: *mut c_void) -> Option<(Limit, Tag)> {
     let limit = valid(&tag, || match constants::cookie() {
         0 => 0,
         // SAFETY: the loader says where the cookie is.
-        offset => unsafe { constants::field(mptcp, offset) },
+        offset => unsafe { field(mptcp, offset) },
     })?;
     Some((limit, Tag { owner: 0, ..tag }))
 }

@@ -3,21 +3,7 @@
 //!
 //! All are 0 when unknown; what needs them is then left out. Offsets are bytes, from BTF.
 
-macro_rules! constants {
-    ($($(#[$doc:meta])* $name:ident, $get:ident;)*) => {$(
-        $(#[$doc])*
-        #[unsafe(no_mangle)]
-        static $name: u32 = 0;
-        $(#[$doc])*
-        #[inline]
-        pub(crate) fn $get() -> u32 {
-            // SAFETY: a static; volatile, because the value of the build is not the one here.
-            unsafe { core::ptr::read_volatile(&raw const $name) }
-        }
-    )*};
-}
-
-constants! {
+chadthrottle_ebpf::constants! {
     /// `tcp_sock.rcv_wup`: what was acknowledged last. 0: no edge grants.
     OFF_RCV_WUP, rcv_wup;
     /// `tcp_sock.rcv_wnd`: the window offered last. 0: no edge grants.
@@ -38,15 +24,4 @@ constants! {
     HAS_MPTCP, has_mptcp;
     /// 1 when an iterator can set callback flags (about 6.12).
     SETS_CALLBACKS, sets_callbacks;
-}
-
-/// Reads a field of a kernel object.
-///
-/// # Safety
-/// `object` is a pointer that the verifier knows the type of (BTF), and a `T` lies at `offset`
-/// in it. The access then cannot fault, whatever becomes of the object.
-#[inline]
-pub(crate) unsafe fn field<T: Copy>(object: *const core::ffi::c_void, offset: u32) -> T {
-    // SAFETY: as above.
-    unsafe { object.byte_add(offset as usize).cast::<T>().read_volatile() }
 }

@@ -12,6 +12,7 @@ use chadthrottle_ebpf::{
     clock::{self, balance},
     edge::{self, Seen},
     layout::{DOWNLOAD, Flow, Group},
+    program::field,
 };
 
 /// Bytes of header that are reserved to be called again; the kernel fills them with NOPs.
@@ -97,15 +98,15 @@ fn look(ctx: *mut bpf_sock_ops, sk: *mut c_void, now: u64, fresh: bool) -> Optio
     }
     // SAFETY: the program's own context; the loader says where the fields are.
     unsafe {
-        let window = constants::field::<u32>(tp, constants::rcv_wnd());
+        let window = field::<u32>(tp, constants::rcv_wnd());
         Some(Seen {
             now,
             next: (*ctx).rcv_nxt,
-            right: constants::field::<u32>(tp, constants::rcv_wup()).wrapping_add(window),
+            right: field::<u32>(tp, constants::rcv_wup()).wrapping_add(window),
             window,
             mss: match constants::rcv_mss() {
                 0 => 0,
-                offset => u32::from(constants::field::<u16>(tp, offset)),
+                offset => u32::from(field::<u16>(tp, offset)),
             },
             round_trip: u64::from((*ctx).srtt_us >> 3) * 1000,
             random: bpf_get_prandom_u32(),

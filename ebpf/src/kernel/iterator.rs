@@ -9,6 +9,7 @@ use aya_ebpf::helpers::{
 use chadthrottle_ebpf::{
     edge,
     layout::{ADOPT, CLAMPED, DOWNLOAD, Flow, LOCAL, RESTORE},
+    program::field,
 };
 
 use super::{
@@ -70,7 +71,7 @@ fn adopt(tp: *mut c_void, limit: &Limit) {
         if let Some(rate) = download {
             socket.clamp(flow, edge::widest(rate));
             // SAFETY: the loader says where the port is.
-            let port = unsafe { constants::field::<u16>(tp, constants::num()) };
+            let port = unsafe { field::<u16>(tp, constants::num()) };
             // A full map costs the accepted sockets their small first window, not the limit.
             ignore(LISTENERS.insert(u32::from(port), limit.slot + 1, 0));
         }
@@ -84,7 +85,7 @@ fn adopt(tp: *mut c_void, limit: &Limit) {
     if download.is_some() && can_grant() && flow.state & CLAMPED == 0 {
         // The window stops growing at what is offered now; the next segment decides on.
         // SAFETY: the loader says where the window is.
-        let window = unsafe { constants::field::<u32>(tp, constants::rcv_wnd()) };
+        let window = unsafe { field::<u32>(tp, constants::rcv_wnd()) };
         socket.clamp(flow, window.max(edge::CLOSED));
     }
 }
@@ -105,5 +106,5 @@ fn is_listener(tp: *const c_void) -> bool {
     constants::state() != 0
         && constants::num() != 0
         // SAFETY: the loader says where the state is.
-        && unsafe { constants::field::<u8>(tp, constants::state()) } == LISTEN
+        && unsafe { field::<u8>(tp, constants::state()) } == LISTEN
 }

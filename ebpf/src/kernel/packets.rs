@@ -9,9 +9,7 @@ use aya_ebpf::{
     bindings::__sk_buff,
     helpers::{
         bpf_ktime_get_ns,
-        generated::{
-            bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes, bpf_skc_to_tcp_sock,
-        },
+        generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skc_to_tcp_sock},
     },
 };
 use chadthrottle_ebpf::{
@@ -21,7 +19,8 @@ use chadthrottle_ebpf::{
     edge,
     layout::{Flow, Group, LOCAL, PACED, UPLOAD},
     pace,
-    packet::{Bytes, payload},
+    packet::payload,
+    program::{Packet, field},
 };
 
 use super::{
@@ -106,7 +105,7 @@ fn is_given(flow: &mut Flow, sk: *mut c_void, bytes: u32, now: u64) -> bool {
         let tp = unsafe { bpf_skc_to_tcp_sock(sk) }.cast::<c_void>();
         if !tp.is_null() {
             // SAFETY: the loader says where the window is.
-            let window = unsafe { constants::field::<u32>(tp, constants::rcv_wnd()) };
+            let window = unsafe { field::<u32>(tp, constants::rcv_wnd()) };
             flow.edge.give(window, now);
         }
     }
@@ -134,19 +133,4 @@ fn upload_slack(
     let [_, epoch] = &mut flow.epochs;
     Snapshot::take(&group.active, now, rate).count(&group.active, epoch);
     pace::slack(rate, idle, flow.state & PACED != 0)
-}
-
-/// Reads a packet through the kernel's helper.
-struct Packet(*mut __sk_buff);
-
-impl Bytes for Packet {
-    #[inline]
-    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = [0; N];
-        // SAFETY: `bytes` has room for N bytes.
-        let failed = unsafe {
-            bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32)
-        };
-        (failed == 0).then_some(bytes)
-    }
 }
