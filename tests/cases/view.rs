@@ -12,13 +12,27 @@ use chadthrottle_tests::{
 
 const SIZE: (u16, u16) = (110, 30);
 
-/// Limits a download, sees on the screen that it holds, changes it, lifts it, quits.
 #[test]
-fn limits_a_live_transfer() {
-    let stage = Stage::with_rtt("ebpf", Duration::from_millis(20));
+fn limits_a_live_transfer_with_ebpf() {
+    limits_a_live_transfer("ebpf");
+}
+
+#[test]
+fn limits_a_live_transfer_with_tc() {
+    limits_a_live_transfer("tc");
+}
+
+#[test]
+fn limits_a_live_transfer_with_nft() {
+    limits_a_live_transfer("nft");
+}
+
+/// Limits a download, sees on the screen that it holds, changes it, lifts it, quits.
+fn limits_a_live_transfer(backend: &str) {
+    let stage = Stage::with_rtt(backend, Duration::from_millis(20));
     let transfer = running(&stage, Download, V4, |plan| plan);
     let pid = transfer.near.pid().to_string();
-    let screen = Screen::open(&stage, "ebpf", SIZE);
+    let screen = Screen::open(&stage, backend, SIZE);
     screen.expect(&pid);
     screen.press(&["/", &pid, "Enter"]);
     screen.expect("1 of ");
@@ -32,7 +46,7 @@ fn limits_a_live_transfer() {
     screen.press(&["Enter"]);
     screen.expect("↓10 Mbit/s");
     transfer.assert_limited("limited by keys");
-    let shown = share(&screen.text(), "ebpf ");
+    let shown = share(&screen.text(), &format!("{backend} "));
     assert!((90..=110).contains(&shown), "{shown} % on\n{}", screen.text());
 
     screen.press(&["l"]);

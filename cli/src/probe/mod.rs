@@ -21,6 +21,8 @@ use chadthrottle_core::{
 };
 use serde::Serialize;
 
+pub(crate) use text::Shown;
+
 use crate::{
     args::ProbeArgs,
     backends,
@@ -57,6 +59,13 @@ struct Answer {
     verdict: Verdict,
     #[serde(flatten)]
     report: ProbeReport,
+}
+
+/// All backends and the diagnosis, for the live view.
+pub(crate) fn look_at_all(host: &Host) -> (Vec<(BackendId, ProbeReport)>, Diagnosis) {
+    let report = look(host, backends::built(), None);
+    let answers = report.backends.into_iter().map(|answer| (answer.backend, answer.report));
+    (answers.collect(), report.diagnosis)
 }
 
 /// Status 0 when at least one of the backends that were asked works, else 3.

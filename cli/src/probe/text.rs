@@ -223,7 +223,7 @@ impl fmt::Display for Answer {
 }
 
 /// A diagnosis for people, and how many backends were asked.
-struct Shown<'a>(&'a Diagnosis, usize);
+pub(crate) struct Shown<'a>(pub(crate) &'a Diagnosis, pub(crate) usize);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

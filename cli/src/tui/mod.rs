@@ -22,19 +22,19 @@ use std::{
     thread,
 };
 
-use chadthrottle_core::{Backend, Error, Host, Result};
+use chadthrottle_core::{Error, Host, Result};
 use ratatui::crossterm::event;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::{
     args::RunArgs,
-    backends,
     exit::{Exit, Failure},
     log,
+    probe::look_at_all,
     run::signals::Signals,
 };
 use app::{App, Effect};
-use model::{Ask, Message, Order};
+use model::{Ask, Message, Order, Probed};
 use terminal::Screen;
 
 /// Shows the view until the user quits; then lifts every limit.
@@ -171,9 +171,8 @@ fn wait_for_signals(mut signals: Signals, view: &Sender<Message>) {
 fn probe(view: &Sender<Message>) -> Result<()> {
     let (view, host) = (view.clone(), Host::detect()?);
     spawn("probe", move || {
-        let ask = |backend: Box<dyn Backend>| (backend.id(), backend.probe(&host));
-        let reports = backends::built().into_iter().map(ask).collect();
-        view.send(Message::Probe(reports)).unwrap_or_default();
+        let (backends, diagnosis) = look_at_all(&host);
+        view.send(Message::Probe(Probed { backends, diagnosis })).unwrap_or_default();
     })
     .map(drop)
 }

@@ -3,7 +3,9 @@
 use std::{path::PathBuf, sync::Arc};
 
 use chadthrottle_backends::sockets::Connection;
-use chadthrottle_core::{BackendId, Counters, LimitId, Limits, Target, check::ProbeReport};
+use chadthrottle_core::{
+    BackendId, Counters, LimitId, Limits, Target, check::ProbeReport, diagnosis::Diagnosis,
+};
 use ratatui::crossterm::event::Event;
 
 /// Everything that can happen to the view.
@@ -19,7 +21,13 @@ pub(crate) enum Message {
     /// From the thread that holds the limits.
     News(News),
     /// What the backends answered.
-    Probe(Vec<(BackendId, ProbeReport)>),
+    Probe(Probed),
+}
+
+/// What `chadthrottle probe` would say.
+pub(crate) struct Probed {
+    pub(crate) backends: Vec<(BackendId, ProbeReport)>,
+    pub(crate) diagnosis: Diagnosis,
 }
 
 /// Bytes per second to and from, or bytes in all.

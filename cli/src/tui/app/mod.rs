@@ -6,7 +6,7 @@ mod rows;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use chadthrottle_core::{BackendId, Target, check::ProbeReport};
+use chadthrottle_core::{BackendId, Target};
 use ratatui::{crossterm::event::Event, layout::Rect};
 
 pub(crate) use form::{Field, Focus, Form, Outcome, Subject};
@@ -14,7 +14,7 @@ pub(crate) use rows::{Column, Sorting};
 
 use super::{
     details::unit_of,
-    model::{Active, Ask, Details, Message, News, Order, Pair, Row, Snapshot, What},
+    model::{Active, Ask, Details, Message, News, Order, Pair, Probed, Row, Snapshot, What},
 };
 
 /// Samples that a graph shows at most: five minutes.
@@ -108,7 +108,7 @@ pub(crate) struct App {
     pub(crate) access: Access,
     pub(crate) details: Option<Details>,
     pub(crate) scroll: u16,
-    pub(crate) probe: Option<Vec<(BackendId, ProbeReport)>>,
+    pub(crate) probe: Option<Probed>,
     pub(crate) notices: VecDeque<Notice>,
     /// For how many samples the last notice is still news.
     fresh: u32,
@@ -164,7 +164,7 @@ impl App {
             Message::Sample(snapshot) => self.sample(*snapshot),
             Message::Details(details) => self.details = Some(*details),
             Message::News(news) => self.news(news),
-            Message::Probe(reports) => self.probe = Some(reports),
+            Message::Probe(probed) => self.probe = Some(probed),
         }
         Vec::new()
     }

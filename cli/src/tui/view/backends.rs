@@ -1,6 +1,9 @@
-//! The probe's page: what each backend can do here, and why not.
+//! The probe's page: the diagnosis, what each backend can do here, and why not.
 
-use chadthrottle_core::check::{Check, Verdict};
+use chadthrottle_core::{
+    check::{Check, Verdict},
+    diagnosis::Diagnosis,
+};
 use ratatui::{
     Frame,
     layout::Rect,
@@ -12,15 +15,19 @@ use super::{
     Theme, text,
     theme::{BOLD, DIM},
 };
-use crate::tui::app::App;
+use crate::{
+    probe::Shown,
+    tui::{app::App, model::Probed},
+};
 
 pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, app: &mut App, theme: Theme) {
     let width = usize::from(area.width).saturating_sub(2);
     let mut lines = Vec::new();
     match &app.probe {
         None => lines.push(Line::styled(" Asking each backend by real attempts…", DIM)),
-        Some(reports) => {
-            for (backend, report) in reports {
+        Some(Probed { backends, diagnosis }) => {
+            lines.extend(of_diagnosis(diagnosis, backends.len(), width));
+            for (backend, report) in backends {
                 let (verdict, style) = if report.works() {
                     ("works", theme.good())
                 } else {
@@ -41,6 +48,20 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, app: &mut App, theme: Them
     }
     app.scroll = app.scroll.min((lines.len() as u16).saturating_sub(area.height));
     frame.render_widget(Paragraph::new(lines).scroll((app.scroll, 0)), area);
+}
+
+fn of_diagnosis(
+    diagnosis: &Diagnosis,
+    backends: usize,
+    width: usize,
+) -> impl Iterator<Item = Line<'static>> {
+    let said = Shown(diagnosis, backends).to_string();
+    let lines: Vec<_> = said.lines().flat_map(|line| text::wrap(line.trim(), width)).collect();
+    lines
+        .into_iter()
+        .enumerate()
+        .map(|(i, line)| Line::styled(format!(" {line}"), if i == 0 { BOLD } else { DIM }))
+        .chain([Line::raw("")])
 }
 
 fn of_check(check: &Check, width: usize, theme: Theme) -> Vec<Line<'static>> {

@@ -6,6 +6,7 @@ use chadthrottle_core::{
     BackendId, Counters, Limit, LimitId, Limits, Rate, Target,
     backend::Count,
     check::{Check, ProbeReport, Remedy, Verdict},
+    diagnosis::{Diagnosis, Scenario},
     target::CgroupTarget,
 };
 use ratatui::{
@@ -16,7 +17,7 @@ use ratatui::{
 };
 
 use super::*;
-use crate::tui::model::{Active, Details, Message, News, Pair, Row, Snapshot};
+use crate::tui::model::{Active, Details, Message, News, Pair, Probed, Row, Snapshot};
 
 fn row(pid: i32, name: &str, user: &str, down: u64, up: u64) -> Row {
     Row {
@@ -116,10 +117,18 @@ fn backends_page() {
     };
     let good = ProbeReport { checks: vec![check("cgroup2-mounted", Verdict::Works)] };
     let bad = ProbeReport { checks: vec![check("link-create", Verdict::Denied)] };
-    let reports = vec![(BackendId::Tc, good), (BackendId::Ebpf, bad)];
-    app.take(Message::Probe(reports));
+    let backends = vec![(BackendId::Tc, good), (BackendId::Ebpf, bad)];
+    let diagnosis = Diagnosis {
+        scenario: Scenario::Privileges,
+        letter: Scenario::Privileges.letter(),
+        meaning: "A security module keeps us off the cgroup.".to_owned(),
+        evidence: vec!["a link of a minimal program fails with EPERM".to_owned()],
+        remedy: Remedy::GrantCapability("CAP_NET_ADMIN".to_owned()),
+        backend: Some(BackendId::Tc),
+    };
+    app.take(Message::Probe(Probed { backends, diagnosis }));
     press(&mut app, &[KeyCode::BackTab]);
-    insta::assert_snapshot!(text(&mut app, 80, 16));
+    insta::assert_snapshot!(text(&mut app, 80, 22));
 }
 
 #[test]
