@@ -102,3 +102,52 @@ fn restore_on_panic() {
 pub(super) fn has_color() -> bool {
     env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        process::Command,
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+
+    /// Set where the test runs once more, on a terminal.
+    const ON_A_TERMINAL: &str = "CHADTHROTTLE_TEST_PANICS";
+
+    #[test]
+    fn a_panic_is_read_on_the_users_own_screen() {
+        if env::var_os(ON_A_TERMINAL).is_some() {
+            let _screen = Screen::open().expect("a screen");
+            panic!("on purpose");
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("tmux");
+        let tmux = |args: &[&str]| {
+            let mut command = Command::new("tmux");
+            command.args(["-u", "-f", "/dev/null", "-S"]).arg(&socket).args(args);
+            let output = command.env_remove("TMUX").output().expect("run tmux");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let program = env::current_exe().expect("our own path");
+        let test = "tui::terminal::tests::a_panic_is_read_on_the_users_own_screen";
+        let line = format!(
+            "{ON_A_TERMINAL}=1 '{}' --exact --nocapture {test}; stty -a; cat",
+            program.display()
+        );
+        tmux(&["new-session", "-d", "-x", "100", "-y", "50", &line]);
+        let end = Instant::now() + Duration::from_secs(15);
+        let mut text = String::new();
+        while !text.contains("icanon") && Instant::now() < end {
+            thread::sleep(Duration::from_millis(50));
+            text = tmux(&["capture-pane", "-p"]);
+        }
+        let flags = "#{alternate_on} #{mouse_any_flag} #{cursor_flag}";
+        let flags = tmux(&["display-message", "-p", flags]);
+        tmux(&["kill-server"]);
+        assert!(text.contains("on purpose"), "no message on\n{text}");
+        assert!(text.contains(" icanon") && text.contains(" echo "), "still raw:\n{text}");
+        assert_eq!(flags.trim(), "0 0 1", "alternate screen, mouse, cursor");
+    }
+}
