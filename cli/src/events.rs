@@ -40,6 +40,8 @@ pub(crate) enum Event<'a> {
     Warning { message: &'a str },
     /// The limits are lifted.
     Released { totals: Counters },
+    /// The run ends without having done what was asked; `status` is the one it exits with.
+    Failed { status: u8, message: &'a str },
 }
 
 /// What passed in one direction.

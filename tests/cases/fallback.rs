@@ -68,10 +68,15 @@ fn holds(mut throttle: Throttle, transfer: &Transfer, what: &str) -> Value {
     selected
 }
 
-/// No backend is left: a clear end, "not permitted" when that was the reason.
+/// No backend is left: a clear end, "not permitted" when that was the reason; programs are told
+/// the same.
 fn ends(mut throttle: Throttle, status: i32) {
     assert_eq!(throttle.wait(), status, "{}", throttle.stderr());
     assert!(throttle.stderr().contains("cannot "), "{}", throttle.stderr());
+    let events = throttle.events();
+    let last = events.last().expect("an event");
+    assert_eq!((&last["event"], &last["status"]), (&"failed".into(), &status.into()), "{last}");
+    assert!(last["message"].as_str().is_some_and(|text| text.contains("cannot ")), "{last}");
 }
 
 /// Behind these refusals ebpf is out: the diagnosis has this letter, and the next backend holds.
@@ -156,10 +161,8 @@ fn a_named_backend_never_falls_back() {
     let wrapper = refusing(refuse.to_str().expect("a plain path"), &["bpf=EPERM"]);
     let transfer = transfer(&stage);
     let pid = transfer.near.pid().to_string();
-    let mut throttle = stage.start_behind(&wrapper, &["-d", "10mbit", "--pid", &pid]);
-    let status = throttle.wait();
-    assert!([3, 4].contains(&status), "{status}: {}", throttle.stderr());
-    assert!(throttle.stderr().contains("EPERM"), "{}", throttle.stderr());
+    let throttle = stage.start_behind(&wrapper, &["-d", "10mbit", "--pid", &pid]);
+    ends(throttle, 4);
     stage.end();
 }
 

@@ -12,9 +12,9 @@ mod summary;
 mod targets;
 mod verify;
 
-use std::time::Instant;
+use std::{mem, time::Instant};
 
-use chadthrottle_core::{Host, Target, session::Session};
+use chadthrottle_core::{Backend, Host, Target, session::Session};
 
 use crate::{
     args::RunArgs,
@@ -32,12 +32,26 @@ use signals::Signals;
 
 /// Runs to the end of the limits, or of the command.
 pub(crate) fn run(args: &RunArgs) -> Result<Exit, Failure> {
-    let outcome = checked(args);
-    if args.command.is_empty() { outcome } else { outcome.map_err(Failure::with_command) }
+    // 1 to 5 could be the command's own statuses.
+    let own = |failure: Failure| {
+        if args.command.is_empty() { failure } else { failure.with_command() }
+    };
+    let mut checked = checked(args).map_err(own)?;
+    let outcome = held(&mut checked, args).map_err(own);
+    outcome.inspect_err(|failure| checked.report.failed(failure))
 }
 
-/// Checks everything, then limits.
-fn checked(args: &RunArgs) -> Result<Exit, Failure> {
+/// A request that makes sense, and what it takes to serve it.
+struct Checked {
+    host: Host,
+    backends: Vec<Box<dyn Backend>>,
+    targets: Vec<Target>,
+    report: Report,
+    signals: Signals,
+}
+
+/// Nothing is touched yet.
+fn checked(args: &RunArgs) -> Result<Checked, Failure> {
     let backends = backends::built();
     // The one that will probably be used gets a head start.
     let likely = backends.iter().find(|b| args.backend.0.is_none_or(|id| id == b.id()));
@@ -52,10 +66,15 @@ fn checked(args: &RunArgs) -> Result<Exit, Failure> {
     let targets = targets::resolve(&host, args)?;
     let report = Report::new(Events::open(args)?);
     // From here on a signal is a request to put everything back.
-    let mut signals = Signals::catch()?;
+    let signals = Signals::catch()?;
+    Ok(Checked { host, backends, targets, report, signals })
+}
 
-    let mut session = Session::open(host, backends)?;
-    let outcome = limited(&mut session, args, targets, report, &mut signals);
+/// Limits, and takes everything back whatever comes.
+fn held(checked: &mut Checked, args: &RunArgs) -> Result<Exit, Failure> {
+    let backends = mem::take(&mut checked.backends);
+    let mut session = Session::open(checked.host.clone(), backends)?;
+    let outcome = limited(&mut session, args, checked);
     match (outcome, session.finish()) {
         (Ok(exit), Ok(())) => Ok(exit),
         (Ok(_), Err(error)) => Err(error.into()),
@@ -71,9 +90,7 @@ fn checked(args: &RunArgs) -> Result<Exit, Failure> {
 fn limited(
     session: &mut Session,
     args: &RunArgs,
-    mut targets: Vec<Target>,
-    mut report: Report,
-    signals: &mut Signals,
+    Checked { targets, report, signals, .. }: &mut Checked,
 ) -> Result<Exit, Failure> {
     let limits = args.limits();
     let leaf = match args.command.first() {
@@ -83,9 +100,9 @@ fn limited(
     if let Some(leaf) = &leaf {
         targets.push(targets::command(leaf, args));
     }
-    let (id, selection) = session.add(args.backend.0, &targets, &limits)?;
+    let (id, selection) = session.add(args.backend.0, targets, &limits)?;
     let enforced = Instant::now();
-    report.enforced(session.host(), &selection, &targets, &limits);
+    report.enforced(session.host(), &selection, targets, &limits);
 
     let mut running = match &leaf {
         Some(leaf) => Some(Running::start(leaf, args)?),
@@ -94,10 +111,10 @@ fn limited(
     let end = Hold {
         signals: &mut *signals,
         command: running.as_mut(),
-        targets: &targets,
+        targets,
         until: args.duration.and_then(|duration| enforced.checked_add(duration)),
     }
-    .hold(Some((&mut *session, id, &mut report)))?;
+    .hold(Some((&mut *session, id, &mut *report)))?;
 
     let (totals, lifted) = session.lift(id);
     report.released(totals);

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use crate::{
     events::{Event, Events, Stat},
+    exit::Failure,
     units,
 };
 
@@ -86,6 +87,12 @@ impl Report {
     /// The limits are lifted.
     pub(super) fn released(&mut self, totals: Counters) {
         self.events.emit(Event::Released { totals });
+    }
+
+    /// It did not come to that, or not to a good end.
+    pub(super) fn failed(&mut self, failure: &Failure) {
+        let (status, message) = (failure.exit.code(), failure.error.to_string());
+        self.events.emit(Event::Failed { status, message: &message });
     }
 
     fn stats(&mut self, counters: Counters) {

@@ -131,23 +131,23 @@ mod tests {
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
         let program = env::current_exe().expect("our own path");
-        let test = "tui::terminal::tests::a_panic_is_read_on_the_users_own_screen";
+        let name = "tui::terminal::tests::a_panic_is_read_on_the_users_own_screen";
         let line = format!(
-            "{ON_A_TERMINAL}=1 '{}' --exact --nocapture {test}; stty -a; cat",
+            "{ON_A_TERMINAL}=1 '{}' --exact --nocapture {name}; stty -a; cat",
             program.display()
         );
         tmux(&["new-session", "-d", "-x", "100", "-y", "50", &line]);
         let end = Instant::now() + Duration::from_secs(15);
-        let mut text = String::new();
-        while !text.contains("icanon") && Instant::now() < end {
+        let mut shown = String::new();
+        while !shown.contains("icanon") && Instant::now() < end {
             thread::sleep(Duration::from_millis(50));
-            text = tmux(&["capture-pane", "-p"]);
+            shown = tmux(&["capture-pane", "-p"]);
         }
         let flags = "#{alternate_on} #{mouse_any_flag} #{cursor_flag}";
         let flags = tmux(&["display-message", "-p", flags]);
         tmux(&["kill-server"]);
-        assert!(text.contains("on purpose"), "no message on\n{text}");
-        assert!(text.contains(" icanon") && text.contains(" echo "), "still raw:\n{text}");
+        assert!(shown.contains("on purpose"), "no message on\n{shown}");
+        assert!(shown.contains(" icanon") && shown.contains(" echo "), "still raw:\n{shown}");
         assert_eq!(flags.trim(), "0 0 1", "alternate screen, mouse, cursor");
     }
 }
