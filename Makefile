@@ -15,7 +15,7 @@ TEST_PACKAGES := $(BUILD_PACKAGES) bpftool iperf3 curl nftables util-linux procp
 
 KERNEL :=
 
-.PHONY: run build test test-kernels lint bench picture ebpf ebpf-check clean
+.PHONY: run build test test-kernels lint bench picture man ebpf ebpf-check clean
 
 # Builds and starts `sudo chadthrottle run ARGS`; without ARGS and without a terminal it
 # limits a short built-in transfer and shows the rate it got.
@@ -50,6 +50,10 @@ bench: packages-bench build
 picture: packages-test build
 	cargo build --release --locked --package chadthrottle-tests
 	$(SUDO) target/release/picture docs/view.svg
+
+# Writes the manual pages from what --help says.
+man:
+	CHADTHROTTLE_MAN=write cargo test --quiet --locked --package chadthrottle manual
 
 # Rebuilds the kernel objects that are checked in; users need not.
 ebpf:

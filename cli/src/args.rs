@@ -30,7 +30,7 @@ failed, 126 when the command cannot be executed, 127 when there is none.";
 /// Limits the network bandwidth of processes while they run.
 #[derive(Debug, Parser)]
 #[command(name = "chadthrottle", version, after_help = EXAMPLES)]
-struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -38,6 +38,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Limit processes, units, cgroups or a command, and hold the limits until it ends
+    ///
+    /// Without a target or a rate, on a terminal, it opens the live view: who moves how much, and
+    /// limits on it.
+    ///
+    /// All targets of one run share its limits, and their children are included. The limits hold
+    /// until the command or the last target ends, Ctrl-C, SIGTERM or --duration. Loopback traffic
+    /// is never limited.
     Run(RunArgs),
     /// Find out by real attempts which backends work on this machine
     Probe(ProbeArgs),
@@ -62,14 +69,7 @@ pub(crate) enum Command {
     },
 }
 
-/// Limit processes, units, cgroups or a command, and hold the limits until it ends.
-///
-/// Without a target or a rate, on a terminal, it opens the live view: who moves how much, and
-/// limits on it.
-///
-/// All targets of one run share its limits, and their children are included. The limits hold
-/// until the command or the last target ends, Ctrl-C, SIGTERM or --duration. Loopback traffic
-/// is never limited.
+/// Arguments of `run`.
 #[derive(Debug, Default, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct RunArgs {

@@ -9,6 +9,8 @@ mod exit;
 mod guardian;
 mod launch;
 mod log;
+#[cfg(test)]
+mod manual;
 mod probe;
 mod run;
 mod tui;
