@@ -100,6 +100,11 @@ impl Stage {
         &self.scratch
     }
 
+    /// The backend of this case.
+    pub fn backend(&self) -> &str {
+        &self.backend
+    }
+
     /// For what is limited.
     pub fn near(&self) -> Place {
         self.lab.near.place().in_cgroup(&self.apps)
@@ -108,6 +113,11 @@ impl Stage {
     /// For its peers.
     pub fn far(&self) -> Place {
         self.lab.far.place().in_cgroup(&self.world)
+    }
+
+    /// For what nobody limits beside it, as deep in the hierarchy.
+    pub fn bystander(&self) -> Place {
+        self.lab.near.place().in_cgroup(&self.world)
     }
 
     /// For chadthrottle.

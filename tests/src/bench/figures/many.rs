@@ -13,32 +13,65 @@ use crate::{
 
 const LIMITS: usize = 1000;
 
-/// On so many cgroups: how long they take, and what a packet costs then.
+/// An instance with so many limits, each on a cgroup of its own: the first is on the stage's apps.
+pub(super) struct Many {
+    session: Running,
+    cgroups: Vec<Cgroup>,
+}
+
+impl Many {
+    /// Starts it, with the first limit in force.
+    pub(super) fn start(stage: &Stage, limits: usize) -> Self {
+        let cgroups: Vec<Cgroup> =
+            (1..limits).map(|number| stage.scratch().child(&format!("many{number}"))).collect();
+        let mut command = stage.runner().command(tool("session"));
+        command.arg(stage.backend()).arg(stage.apps.path());
+        command.args(cgroups.iter().map(Cgroup::path)).env(RUN_DIR, stage.run_dir());
+        let mut session = Running::start(&mut command);
+        session.tell("0 download 1000gbit");
+        let many = Self { session, cgroups };
+        many.wait(1, Duration::from_secs(10));
+        many
+    }
+
+    /// Starts it with all of them in force.
+    pub(super) fn limit(stage: &Stage, limits: usize) -> Self {
+        let mut many = Self::start(stage, limits);
+        many.limit_rest();
+        many
+    }
+
+    fn limit_rest(&mut self) {
+        let limits = self.cgroups.len() + 1;
+        for number in 1..limits {
+            self.session.tell(&format!("{number} download 10mbit"));
+        }
+        self.wait(limits, Duration::from_secs(120));
+        let answers = self.session.stdout();
+        let refused = answers.iter().filter(|line| *line != "set").count();
+        assert_eq!(refused, 0, "limits that were refused: {:?}", answers.last());
+    }
+
+    fn wait(&self, answers: usize, patience: Duration) {
+        let all = || self.session.stdout().len() >= answers;
+        assert!(eventually(patience, all), "{answers} answers: {}", self.session.stderr());
+    }
+
+    pub(super) fn end(mut self) {
+        self.session.close_stdin();
+        self.session.wait(Duration::from_secs(60));
+    }
+}
+
+/// How long they take, and what a packet under one of them costs.
 pub(super) fn many_limits(backend: &str) -> Vec<Figure> {
     let stage = Stage::new(backend);
-    let cgroups: Vec<Cgroup> =
-        (1..LIMITS).map(|number| stage.scratch().child(&format!("many{number}"))).collect();
-    let mut command = stage.runner().command(tool("session"));
-    command.arg(backend).arg(stage.apps.path()).args(cgroups.iter().map(Cgroup::path));
-    command.env(RUN_DIR, stage.run_dir());
-    let mut session = Running::start(&mut command);
-    let mut set = |number: usize| {
-        session.tell(&format!("{number} download 1000gbit"));
-    };
-    set(0);
-    let answers = |session: &Running| session.stdout().len();
-    assert!(eventually(Duration::from_secs(10), || answers(&session) == 1), "no first limit");
+    let mut many = Many::start(&stage, LIMITS);
     let bpf = backend == "ebpf";
     let alone = if bpf { cost::packet_cost(&stage, &stage.near(), "ingress", 6) } else { 0.0 };
     let started = Instant::now();
-    for number in 1..LIMITS {
-        session.tell(&format!("{number} download 10mbit"));
-    }
-    let all = || answers(&session) == LIMITS;
-    assert!(eventually(Duration::from_secs(120), all), "{}", session.stderr());
+    many.limit_rest();
     let took = started.elapsed().as_secs_f64();
-    let refused = session.stdout().iter().filter(|line| *line != "set").count();
-    assert_eq!(refused, 0, "limits that were refused: {:?}", session.stdout().last());
     let mut figures =
         vec![at_most(format!("{LIMITS} limits are in force after"), took, 1.0, "s", 2)];
     if bpf {
@@ -54,9 +87,7 @@ pub(super) fn many_limits(backend: &str) -> Vec<Figure> {
             figure.value.map(|value| format!("{value} ({alone:.0} and {among:.0} ns)"));
         figures.push(figure);
     }
-    session.close_stdin();
-    session.wait(Duration::from_secs(60));
-    drop(cgroups);
+    many.end();
     stage.end();
     figures
 }

@@ -10,6 +10,7 @@ mod latency;
 mod many;
 mod reaction;
 mod sharing;
+mod unlimited;
 mod view;
 
 /// One or more figures that are measured together.
@@ -26,10 +27,11 @@ const LIGHT: [(&str, Measure); 6] = [
 ];
 
 /// Those that are measured one after the other.
-const ALONE: [(&str, Measure); 5] = [
+const ALONE: [(&str, Measure); 6] = [
     ("reaction", reaction::reactions),
     ("packet", cost::packets),
     ("many", many::many_limits),
+    ("unlimited", unlimited::packets),
     ("cpu", cost::processor),
     ("view", view::costs),
 ];
