@@ -120,7 +120,9 @@ fn policed(
     let pid = child.pid();
     lab.near.run(|| {
         let journal = Journal::create(&host).unwrap();
-        let mut engine = NftBackend { polices: true }.start(&host, &journal).unwrap();
+        let backend = NftBackend::policing();
+        assert!(!backend.capabilities().shapes);
+        let mut engine = backend.start(&host, &journal).unwrap();
         assert_eq!(engine.attach_kind(), "police");
         let id = engine.add(&[Target::Process(process(pid))], limits).unwrap();
         work(engine.as_mut(), id);

@@ -40,10 +40,10 @@ impl fmt::Display for BackendId {
     }
 }
 
-/// What a backend can do at all, before any kernel is asked.
+/// What a backend can do: at all, and once it was probed, on this kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Capabilities {
-    /// Paces or queues instead of only dropping.
+    /// Paces or queues; else it only polices: what is over a limit is dropped.
     pub shapes: bool,
     /// `--pid` moves the process into a leaf below its own cgroup.
     pub moves_processes: bool,

@@ -18,6 +18,8 @@ mod probe;
 mod queueing;
 mod ruleset;
 
+use std::sync::OnceLock;
+
 use chadthrottle_core::{
     Backend, BackendId, Capabilities, Engine, Host, Result,
     check::ProbeReport,
@@ -31,7 +33,17 @@ use crate::moved;
 pub struct NftBackend {
     /// Drop what is over a limit even where it could be paced: how kernels without a queue are
     /// served.
-    pub polices: bool,
+    polices: bool,
+    /// Whether packets can be paced here, once that is asked.
+    paces: OnceLock<bool>,
+}
+
+impl NftBackend {
+    /// One that drops what is over a limit, whatever the kernel has.
+    #[must_use]
+    pub fn policing() -> Self {
+        Self { polices: true, paces: OnceLock::new() }
+    }
 }
 
 impl Backend for NftBackend {
@@ -41,11 +53,16 @@ impl Backend for NftBackend {
 
     fn capabilities(&self) -> Capabilities {
         // Tables die with us; leaves and marks do not: the guardian takes them back.
-        Capabilities { shapes: true, moves_processes: true, crash_safe: false }
+        let shapes = !self.polices && self.paces.get().copied().unwrap_or(true);
+        Capabilities { shapes, moves_processes: true, crash_safe: false }
     }
 
     fn probe(&self, host: &Host) -> ProbeReport {
-        probe::probe(host)
+        let (report, paces) = probe::probe(host);
+        if let Some(paces) = paces {
+            self.paces.get_or_init(|| paces);
+        }
+        report
     }
 
     fn start(&self, host: &Host, journal: &Journal) -> Result<Box<dyn Engine>> {

@@ -18,17 +18,20 @@ use nftnl::{
 use rustix::thread::CapabilitySet;
 
 use super::queueing;
-use crate::netfilter::{Batch, Connection, LimitOver};
+use crate::{
+    netfilter::{Batch, Connection, LimitOver},
+    netns::Netns,
+};
 
 /// Asks in the order in which things are needed, and stops at the first no: what comes after
-/// would only say the same again.
-pub(super) fn probe(host: &Host) -> ProbeReport {
+/// would only say the same again. Also returns whether packets can be paced, when it came to that.
+pub(super) fn probe(host: &Host) -> (ProbeReport, Option<bool>) {
     let mut report = ProbeReport::default();
     let first: [fn(&Host) -> Check; 2] = [cgroup2, capabilities];
     for ask in first {
         report.checks.push(ask(host));
         if report.first_failure().is_some() {
-            return report;
+            return (report, None);
         }
     }
     let connection = match Connection::open() {
@@ -36,18 +39,20 @@ pub(super) fn probe(host: &Host) -> ProbeReport {
         Err(error) => {
             let source = error.source.unwrap_or_else(|| io::ErrorKind::Other.into());
             report.checks.push(refused(NF_TABLES, &source, explain_table));
-            return report;
+            return (report, None);
         }
     };
-    let rest: [fn(&Connection) -> Check; 7] =
-        [nf_tables, inet_family, table_owner, socket_cgroup, limit, pacing, egress];
+    let rest: [fn(&Connection) -> Check; 5] =
+        [nf_tables, inet_family, table_owner, socket_cgroup, limit];
     for ask in rest {
         report.checks.push(ask(&connection));
         if report.first_failure().is_some() {
-            break;
+            return (report, None);
         }
     }
-    report
+    let (check, paces) = pacing();
+    report.checks.extend([check, egress(&connection)]);
+    (report, Some(paces))
 }
 
 /// A question and its short name.
@@ -160,10 +165,13 @@ fn limit(connection: &Connection) -> Check {
 }
 
 /// Not needed: without it the backend drops what it cannot pace.
-fn pacing(connection: &Connection) -> Check {
-    match queueing::rule(connection) {
-        Ok(by) => works(PACING, format!("by {by}")),
-        Err(error) => works(("pacing", "limit by dropping, without pacing"), error.to_string()),
+fn pacing() -> (Check, bool) {
+    match Netns::current().and_then(|here| queueing::start(&here)) {
+        Ok(queueing) => (works(PACING, format!("by {}", queueing.by)), true),
+        Err(error) => {
+            let asked = ("pacing", "limit by dropping, without pacing");
+            (works(asked, error.to_string()), false)
+        }
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) fn start(netns: &Netns) -> Result<Queueing> {
 
 /// Which rule this kernel takes: one is made and deleted in the same batch, so that nobody ever
 /// sees it.
-pub(super) fn rule(connection: &Connection) -> Result<QueueBy> {
+fn rule(connection: &Connection) -> Result<QueueBy> {
     let mut refused = None;
     for by in [QueueBy::Queue, QueueBy::Target] {
         let name = std::ffi::CString::new(format!("chadthrottle-try-{}", std::process::id()));

@@ -14,7 +14,7 @@ use chadthrottle_backends::{
     rehearsal::{Rehearsal, rehearse},
 };
 use chadthrottle_core::{
-    Backend, BackendId, Error, ErrorKind, Host, Result,
+    Backend, BackendId, Capabilities, Error, ErrorKind, Host, Result,
     check::{Check, ProbeReport, Verdict},
     diagnosis::{self, Diagnosis, Findings},
     system::{self, KernelLog, NEEDS, System},
@@ -57,6 +57,7 @@ struct Answer {
     backend: BackendId,
     works: bool,
     verdict: Verdict,
+    capabilities: Capabilities,
     #[serde(flatten)]
     report: ProbeReport,
 }
@@ -135,6 +136,7 @@ fn look(host: &Host, asked: Vec<Box<dyn Backend>>, cgroup: Option<&Path>) -> Rep
 /// The backend's own questions, and where they were answered well a whole limit.
 fn ask(backend: Box<dyn Backend>, host: &Host, stage: &mut Result<Rehearsal>) -> Answer {
     let (id, mut report) = (backend.id(), backend.probe(host));
+    let capabilities = backend.capabilities();
     if report.first_no().is_none() {
         let check = rehearse(backend, host, stage.as_mut().map_err(|error| &*error));
         // What went wrong may have left its marks on the stage.
@@ -143,7 +145,8 @@ fn ask(backend: Box<dyn Backend>, host: &Host, stage: &mut Result<Rehearsal>) ->
         }
         report.checks.push(check);
     }
-    Answer { backend: id, works: report.works(), verdict: report.verdict(), report }
+    let (works, verdict) = (report.works(), report.verdict());
+    Answer { backend: id, works, verdict, capabilities, report }
 }
 
 fn print(args: &ProbeArgs, report: &Report) -> io::Result<()> {

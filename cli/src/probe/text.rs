@@ -206,6 +206,9 @@ impl fmt::Display for Answer {
             _ => "does not work here",
         };
         write!(f, "{}: {verdict}", self.backend)?;
+        if self.works && !self.capabilities.shapes {
+            f.write_str(", but drops what is over a limit instead of pacing it")?;
+        }
         let width = self.report.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
         for check in &self.report.checks {
             let Check { name, asked, verdict, evidence, remedy } = check;
@@ -246,7 +249,10 @@ impl fmt::Display for Shown<'_> {
 
 #[cfg(test)]
 mod tests {
-    use chadthrottle_core::{BackendId, check::ProbeReport};
+    use chadthrottle_core::{BackendId, Capabilities, check::ProbeReport};
+
+    const POLICES: Capabilities =
+        Capabilities { shapes: false, moves_processes: true, crash_safe: false };
 
     use super::*;
 
@@ -266,7 +272,9 @@ mod tests {
             ],
         };
         let (works, verdict) = (report.works(), report.verdict());
-        let text = Answer { backend: BackendId::Ebpf, works, verdict, report }.to_string();
+        let capabilities = POLICES;
+        let answer = Answer { backend: BackendId::Ebpf, works, verdict, capabilities, report };
+        let text = answer.to_string();
         let lines: Vec<_> = text.lines().map(str::trim).collect();
         assert_eq!(
             lines,
@@ -277,6 +285,17 @@ mod tests {
                 "EPERM",
                 "Run it with sudo, or grant CAP_BPF.",
             ]
+        );
+    }
+    #[test]
+    fn a_backend_that_only_drops_says_so() {
+        let report = ProbeReport::default();
+        let (works, verdict) = (report.works(), report.verdict());
+        let answer =
+            Answer { backend: BackendId::Nft, works, verdict, capabilities: POLICES, report };
+        assert_eq!(
+            answer.to_string(),
+            "nft: works here, but drops what is over a limit instead of pacing it"
         );
     }
 }
