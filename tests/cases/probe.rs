@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use chadthrottle_tests::{
     cgroup,
+    process::tool,
     run_once::{Outcome, Scene},
     skip,
     sys::{self, Hook, Mode},
@@ -171,4 +172,87 @@ fn a_cgroup_that_is_none_is_refused() {
     scene
         .run(&["probe", "--cgroup", "/no/such/cgroup"])
         .assert_refused(5, &["/no/such/cgroup"]);
+}
+
+/// The check at which nftables says no: its name, verdict, errno and way out.
+#[track_caller]
+fn nft_says(script: &str, name: &str, verdict: &str, errno: &str, remedy: &str) {
+    let scene = Scene::new();
+    let outcome = scene.run_wrapped(script, &["probe", "--json", "--backend", "nft"]);
+    assert_eq!(outcome.status, 3, "{outcome:#?}");
+    let report = report(&outcome);
+    let answer = &report["backends"][0];
+    assert_eq!(answer["works"], false, "{answer:#}");
+    let checks = answer["checks"].as_array().expect("checks");
+    let no = checks.iter().find(|check| check["verdict"] != "works").expect("a no");
+    assert_eq!((&no["name"], &no["verdict"]), (&name.into(), &verdict.into()), "{no:#}");
+    let evidence = no["evidence"].as_str().unwrap_or_default();
+    assert!(evidence.contains(errno), "no {errno}: {no:#}");
+    assert!(no["remedy"].to_string().contains(remedy), "no {remedy}: {no:#}");
+    scene.assert_clean();
+}
+
+/// `refuse` with this answer, as a script.
+fn refusing(answer: &str) -> String {
+    format!("exec {} {answer} -- \"$@\"", tool("refuse").display())
+}
+
+#[test]
+fn nft_without_nfnetlink() {
+    let script = refusing("netfilter=EPROTONOSUPPORT");
+    nft_says(&script, "nf-tables", "missing", "EPROTONOSUPPORT", "nf_tables");
+}
+
+#[test]
+fn nft_behind_a_filter() {
+    nft_says(&refusing("netfilter=EPERM"), "nf-tables", "denied", "EPERM", "seccomp filter");
+    nft_says(&refusing("netfilter=EACCES"), "nf-tables", "denied", "EACCES", "seccomp filter");
+}
+
+/// What the probe cannot know by itself it does not guess.
+#[test]
+fn nft_with_an_errno_that_tells_nothing() {
+    nft_says(&refusing("netfilter=ENOSYS"), "nf-tables", "inconclusive", "ENOSYS", "none");
+}
+
+#[test]
+fn nft_without_capabilities() {
+    let script = "exec setpriv --inh-caps=-all --bounding-set=-net_admin \"$@\"";
+    nft_says(script, "capabilities", "denied", "CAP_NET_ADMIN", "grant-capability");
+    let script = "exec setpriv --inh-caps=-all --bounding-set=-sys_ptrace \"$@\"";
+    nft_says(script, "capabilities", "denied", "CAP_SYS_PTRACE", "grant-capability");
+}
+
+/// All capabilities, but none over the network that it lives in.
+#[test]
+fn nft_in_a_user_namespace() {
+    let script = "exec unshare --user --map-root-user \"$@\"";
+    if !Scene::new().run_wrapped(script, &["--version"]).stdout.contains("chadthrottle") {
+        skip!("user namespaces are not allowed here");
+    }
+    nft_says(script, "nf-tables", "denied", "EPERM", "user namespace");
+}
+
+#[test]
+fn nft_without_cgroup2() {
+    let script = format!(
+        "exec unshare -m sh -euc 'umount -l {}; exec \"$@\"' sh \"$@\"",
+        cgroup::mount().display()
+    );
+    nft_says(&script, "cgroup2-mounted", "missing", "", "mount-cgroup2");
+}
+
+#[test]
+fn nft_that_works_says_what_it_can() {
+    let scene = Scene::new();
+    let report = report(&scene.run(&["probe", "--json", "--backend", "nft"]));
+    let answer = &report["backends"][0];
+    if answer["works"] != true {
+        skip!("nftables does not work here");
+    }
+    let checks = answer["checks"].as_array().expect("checks");
+    let pacing = checks.iter().find(|check| check["name"] == "pacing").expect("a check");
+    let paces = pacing["asked"].to_string().contains("hand packets to user space");
+    assert_eq!(answer["capabilities"]["shapes"], paces, "{answer:#}");
+    assert_eq!(answer["capabilities"]["moves_processes"], true);
 }
