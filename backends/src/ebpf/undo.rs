@@ -27,14 +27,7 @@ pub(super) const HELD_GLOBAL: &str = "ebpf-global";
 
 /// The record that is written before sockets of these targets are touched.
 pub(super) fn sockets_of(targets: &[Target]) -> Undo {
-    let mut processes = Vec::new();
-    let mut cgroups = Vec::new();
-    for target in targets {
-        match target {
-            Target::Process(process) => processes.push(process.key),
-            Target::Cgroup(target) => cgroups.push(target.path.clone()),
-        }
-    }
+    let (processes, cgroups) = moved::named(targets);
     Undo::Sockets { processes, cgroups }
 }
 

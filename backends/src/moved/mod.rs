@@ -19,5 +19,5 @@ mod undo;
 pub use holdings::{Found, Holdings, Socket, given_away, namespaces};
 pub use mark::{MARK_MASK, Mark, Marked, Slot};
 pub use members::{Members, Place, State};
-pub(crate) use undo::gather;
+pub(crate) use undo::{gather, named};
 pub use undo::{record, undo};

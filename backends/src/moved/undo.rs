@@ -1,5 +1,7 @@
 //! Taking marks, paces and window clamps off sockets when whoever put them there is dead.
 
+use std::path::PathBuf;
+
 use chadthrottle_core::{
     Error, ErrorKind, Host, Result, Target, cgroup,
     journal::Undo,
@@ -13,14 +15,7 @@ use crate::sockets::{self, Protocol};
 /// The record that is written before the sockets of these targets are touched; `steered`: their
 /// pace and window as well.
 pub fn record(targets: &[Target], members: &[Members], mark: Mark, steered: bool) -> Undo {
-    let mut processes = Vec::new();
-    let mut cgroups = Vec::new();
-    for target in targets {
-        match target {
-            Target::Process(process) => processes.push(process.key),
-            Target::Cgroup(target) => cgroups.push(target.path.clone()),
-        }
-    }
+    let (processes, mut cgroups) = named(targets);
     // Children whose parent has ended are found in the leaf only.
     cgroups.extend(members.iter().flat_map(Members::leaf_paths));
     Undo::Marks { processes, cgroups, mark: mark.value(), steered }
@@ -60,12 +55,20 @@ pub fn undo(host: &Host, record: &Undo, all: &[Undo]) -> Result<()> {
     Ok(())
 }
 
+/// What records call targets: the processes among them, and the cgroups.
+pub(crate) fn named(targets: &[Target]) -> (Vec<ProcessKey>, Vec<PathBuf>) {
+    let mut names = (Vec::new(), Vec::new());
+    for target in targets {
+        match target {
+            Target::Process(process) => names.0.push(process.key),
+            Target::Cgroup(target) => names.1.push(target.path.clone()),
+        }
+    }
+    names
+}
+
 /// The recorded processes that still run, with their children, and those in the cgroups.
-pub(crate) fn gather(
-    host: &Host,
-    keys: &[ProcessKey],
-    paths: &[std::path::PathBuf],
-) -> Vec<Process> {
+pub(crate) fn gather(host: &Host, keys: &[ProcessKey], paths: &[PathBuf]) -> Vec<Process> {
     let mut processes: Vec<Process> =
         keys.iter().filter_map(|key| Process::reopen(host, *key)).collect();
     let children: Vec<ProcessKey> =

@@ -14,6 +14,7 @@
 //! | `fair` | who is next: deficit round robin among flows |
 //! | `lane` | when: a clock that advances by payload / rate |
 //! | `port` | one netlink socket in one network namespace |
+//! | `state` | the ports and lanes, and what is due |
 //! | `serve` | the thread that runs it all |
 //!
 //! Kernel 3.14 or newer with `nfnetlink_queue`, and `CAP_NET_ADMIN` in the namespace.
@@ -23,6 +24,8 @@ mod lane;
 mod packet;
 mod port;
 mod serve;
+mod state;
 mod wire;
 
-pub use serve::{LaneId, Shaper};
+pub use serve::Shaper;
+pub use state::LaneId;

@@ -1,8 +1,6 @@
 //! The thread that reads packets, waits until they are due and lets them pass.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
@@ -21,9 +19,9 @@ use tracing::{debug, warn};
 
 use super::{
     lane::Lane,
-    packet::Packet,
     port::{self, Port},
-    wire::{Request, Verdict},
+    state::{LaneId, State},
+    wire::Request,
 };
 use crate::netns::Netns;
 
@@ -37,10 +35,6 @@ const IDLE: Duration = Duration::from_secs(60);
 /// The nice value that comes first (setpriority(2): of the one thread, on Linux).
 const FIRST: i32 = -20;
 
-/// Names a lane: one limit in one direction, in all namespaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LaneId(u32);
-
 /// Paces packets of nfnetlink queues, on a thread of its own. Dropping it lets pass what waits
 /// and gives up the queues: take the rules away that feed them before.
 pub struct Shaper {
@@ -52,22 +46,6 @@ struct Shared {
     state: Mutex<State>,
     /// Wakes the thread when something changed.
     wake: OwnedFd,
-}
-
-#[derive(Default)]
-struct State {
-    ports: BTreeMap<usize, Port>,
-    lanes: BTreeMap<LaneId, Lane>,
-    /// Which lane a queue of a port feeds.
-    queues: BTreeMap<(usize, u16), LaneId>,
-    /// Lanes in which something waits.
-    busy: BTreeSet<LaneId>,
-    /// Grows when ports come or go.
-    generation: u64,
-    next_port: usize,
-    next_lane: u32,
-    next_queue: u16,
-    stopping: bool,
 }
 
 impl Shaper {
@@ -252,112 +230,6 @@ impl Shared {
             && let Err(error) = read(&self.wake, &mut [0; 8])
         {
             debug!("the eventfd was read already: {error}");
-        }
-    }
-}
-
-impl State {
-    /// Reads what has come, lets pass what is due; returns when to do it again, if nothing
-    /// comes before.
-    fn turn(&mut self) -> Option<Instant> {
-        let mut arrived = Vec::new();
-        let mut more = false;
-        for (index, port) in &mut self.ports {
-            match port.receive(*index, &mut |packet| arrived.push(packet)) {
-                Ok(received) => more |= received.more,
-                Err(error) => warn!("cannot read packets of {}: {error}", port.netns()),
-            }
-        }
-        self.arrive(&arrived);
-        let now = Instant::now();
-        let mut judged = Vec::new();
-        let mut due = more.then_some(now);
-        self.busy.retain(|id| {
-            let Some(lane) = self.lanes.get_mut(id) else { return false };
-            lane.release(now, &mut |packet, verdict| judged.push((packet, verdict)));
-            let next = lane.due();
-            due = [due, next].into_iter().flatten().min();
-            next.is_some()
-        });
-        self.judge(&judged);
-        self.ports.values_mut().for_each(Port::flush);
-        due
-    }
-
-    /// Puts packets into their lanes.
-    fn arrive(&mut self, packets: &[Packet]) {
-        let mut judged = Vec::new();
-        for packet in packets {
-            let id = self.queues.get(&(packet.port, packet.queue));
-            match id.and_then(|id| self.lanes.get_mut(id).map(|lane| (id, lane))) {
-                Some((id, lane)) => {
-                    lane.arrive(*packet, &mut |packet, verdict| judged.push((packet, verdict)));
-                    self.busy.insert(*id);
-                }
-                // Its limit was lifted a moment ago.
-                None => judged.push((*packet, Verdict::Accept)),
-            }
-        }
-        self.judge(&judged);
-    }
-
-    fn judge(&mut self, judged: &[(Packet, Verdict)]) {
-        for (packet, verdict) in judged {
-            if let Some(port) = self.ports.get_mut(&packet.port) {
-                port.judge(packet.queue, packet.id, *verdict);
-            }
-        }
-    }
-
-    /// Lets everything in a lane pass.
-    fn open(&mut self, id: LaneId) {
-        let mut judged = Vec::new();
-        if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.open(Instant::now(), &mut |packet, verdict| judged.push((packet, verdict)));
-        }
-        self.judge(&judged);
-        self.ports.values_mut().for_each(Port::flush);
-    }
-
-    /// The port of a namespace, opened when it is not yet.
-    fn port(&mut self, netns: &Netns) -> Result<usize> {
-        if let Some(index) = self.port_of(netns) {
-            return Ok(index);
-        }
-        let index = self.next_port;
-        self.ports.insert(index, Port::open(netns)?);
-        self.next_port += 1;
-        self.generation += 1;
-        Ok(index)
-    }
-
-    fn port_of(&self, netns: &Netns) -> Option<usize> {
-        self.ports.iter().find(|(_, port)| port.netns() == netns).map(|(index, _)| *index)
-    }
-
-    fn queues_of(&self, lane: LaneId) -> Vec<(usize, u16)> {
-        let of_lane = self.queues.iter().filter(|(_, other)| **other == lane);
-        of_lane.map(|(queue, _)| *queue).collect()
-    }
-
-    fn request(&mut self, port: usize, queue: u16, request: Request) -> io::Result<()> {
-        let mut arrived = Vec::new();
-        let found = self.ports.get_mut(&port).ok_or(io::ErrorKind::NotFound)?;
-        let answer = found.request(port, queue, request, &mut |packet| arrived.push(packet));
-        self.arrive(&arrived);
-        answer
-    }
-
-    fn give_up(&mut self, port: usize, queue: u16) {
-        if let Err(error) = self.request(port, queue, Request::Unbind) {
-            debug!("cannot give up the packet queue {queue}: {error}");
-        }
-    }
-
-    fn close_if_unused(&mut self, port: usize) {
-        let is_used = self.queues.keys().any(|(other, _)| *other == port);
-        if !is_used && self.ports.remove(&port).is_some() {
-            self.generation += 1;
         }
     }
 }

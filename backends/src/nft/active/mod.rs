@@ -1,34 +1,23 @@
 //! One limit in force.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
+mod rules;
+mod sockets;
+
+use std::collections::{BTreeMap, HashSet};
 
 use chadthrottle_core::{
     BackendId, Counters, Direction, Host, Limits, Result, Target,
     backend::Count,
     journal::{Entry, Journal},
 };
-use tracing::{debug, warn};
 
-use super::{
-    chains::{Action, Plan},
-    queueing::Queueing,
-    ruleset::Ruleset,
-};
+use super::{queueing::Queueing, ruleset::Ruleset};
 use crate::{
-    moved::{self, Holdings, Mark, Members, Place, Slot, State, given_away},
+    moved::{self, Holdings, Mark, Members, Place, Slot, State},
     netns::Netns,
     queue::LaneId,
     steer::Steering,
 };
-
-/// How long senders may take to learn of a limit: an RTT of an open connection, and more.
-const STOPPING: Duration = Duration::from_secs(1);
-/// What a sender may have written below itself before it was paced, each of them: TCP small
-/// queues allow a millisecond's worth, 1 MB at 8 Gbit/s.
-const WRITTEN: u64 = 1_000_000;
 
 /// What the engine has for all limits.
 pub(super) struct Tools<'a> {
@@ -274,152 +263,6 @@ impl Active {
         let record = moved::record(&self.targets, &self.members, self.mark, true);
         self.entries.push(tools.journal.record(Some(BackendId::Nft), &record)?);
         Ok(())
-    }
-
-    /// Has rules in every namespace of a member, and for a cgroup at home; takes them out of namespaces where
-    /// no member is any more, which would live on for our sake.
-    fn install(&mut self, tools: &mut Tools<'_>) -> Result<()> {
-        let processes = self.members.iter().flat_map(Members::processes);
-        let mut needed = moved::namespaces(tools.host, processes);
-        let newcomers = self.targets.iter().any(|target| matches!(target, Target::Cgroup(_)));
-        if newcomers && !needed.contains(tools.home) {
-            needed.push(tools.home.clone());
-        }
-        for netns in &needed {
-            let known = tools.rulesets.iter().any(|r| r.netns() == netns && r.has(self.number));
-            if !known {
-                self.install_in(tools, netns)?;
-            }
-        }
-        for ruleset in tools.rulesets.iter_mut() {
-            if ruleset.has(self.number) && !needed.contains(ruleset.netns()) {
-                debug!("no limited process is in {} any more", ruleset.netns());
-                add_all(&mut self.left, ruleset.counters(self.number)?);
-                ruleset.remove(self.number)?;
-                let id = ruleset.netns().id();
-                for way in [Way::Down, Way::Up] {
-                    if let Some(queue) = self.queues.remove(&(id, way))
-                        && let Some(queueing) = tools.queueing
-                    {
-                        queueing.shaper.unbind(ruleset.netns(), queue);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes or replaces the rules in one namespace.
-    fn install_in(&mut self, tools: &mut Tools<'_>, netns: &Netns) -> Result<()> {
-        tools.slot.hold_in(netns)?;
-        let known = tools.rulesets.iter().position(|ruleset| ruleset.netns() == netns);
-        let at = if let Some(at) = known {
-            at
-        } else {
-            let (instance, polices) = (tools.journal.instance(), tools.queueing.is_none());
-            tools.rulesets.push(Ruleset::open(netns, instance, polices)?);
-            tools.rulesets.len() - 1
-        };
-        let plan = if let Some(queueing) = tools.queueing {
-            Plan {
-                download: self.action(queueing, netns, Direction::Download)?,
-                upload: self.action(queueing, netns, Direction::Upload)?,
-            }
-        } else {
-            let mark = tools.rulesets[at].has_egress().then_some(self.mark);
-            Plan::policing(&self.limits, mark)
-        };
-        tools.rulesets[at].set(self.number, &plan, &self.places, self.mark)
-    }
-
-    /// What is done with the packets of one direction: the queue is taken before a rule feeds it.
-    fn action(
-        &mut self,
-        queueing: &Queueing,
-        netns: &Netns,
-        direction: Direction,
-    ) -> Result<Action> {
-        let Some(limit) = self.limits.get(direction) else { return Ok(Action::Count) };
-        let way = Way::from(direction);
-        let lane = *self
-            .lanes
-            .entry(way)
-            .or_insert_with(|| queueing.shaper.add_lane(Some(limit.rate)));
-        let number = match self.queues.get(&(netns.id(), way)) {
-            Some(number) => *number,
-            None => queueing.shaper.bind(netns, lane)?,
-        };
-        self.queues.insert((netns.id(), way), number);
-        Ok(Action::Queue { number, by: queueing.by, rate: limit.rate, expected: self.expected })
-    }
-
-    /// Finds the sockets that came and went; frees those that went to others.
-    fn find_sockets(&mut self, tools: &Tools<'_>) -> Result<()> {
-        let processes = self.members.iter().flat_map(Members::processes);
-        let found = self.holdings.scan(tools.host, processes)?;
-        for (socket, fd) in given_away(tools.host, &found.gone)? {
-            let freed =
-                self.mark.take_off(&fd).and(self.steering.free(tools.journal, socket, &fd));
-            if let Err(error) = freed {
-                warn!("{error}");
-            }
-        }
-        found.gone.iter().try_for_each(|socket| self.steering.forget(tools.journal, socket))
-    }
-
-    /// Paces senders and sets windows, where packets are queued. (Nothing is gained by it where
-    /// they are dropped.)
-    fn steer(&mut self, tools: &Tools<'_>) -> Result<u64> {
-        let sockets = self.holdings.iter();
-        self.steering.apply(tools.journal, BackendId::Nft, sockets, &self.limits)
-    }
-
-    /// Has the queues keep what senders will send all the same.
-    fn expect_more(&self, tools: &Tools<'_>) -> Result<()> {
-        let Some(queueing) = tools.queueing else { return Ok(()) };
-        let senders = self.holdings.iter().filter(|socket| !socket.info.listening).count();
-        for (way, lane) in &self.lanes {
-            let bytes = match way {
-                Way::Down => self.expected,
-                Way::Up => WRITTEN * senders.max(1) as u64,
-            };
-            queueing.shaper.expect(*lane, bytes, STOPPING)?;
-        }
-        Ok(())
-    }
-
-    /// Marks the sockets that were created elsewhere; says what cannot be marked.
-    fn mark_sockets(&mut self, tools: &Tools<'_>, first: bool) -> Result<Vec<String>> {
-        let (host, mark) = (tools.host, self.mark);
-        let warnings =
-            self.holdings.mark_strangers(host, &self.members, &self.places, mark, first)?;
-        Ok(warnings.into_iter().filter(|text| self.warned.insert(text.clone())).collect())
-    }
-
-    /// Gives all sockets back what they had.
-    fn free_sockets(&mut self, tools: &Tools<'_>) {
-        // What came since the last look may have inherited the mark.
-        for members in &mut self.members {
-            members.look(tools.host);
-        }
-        if let Err(error) = self.find_sockets(tools) {
-            warn!("{error}");
-        }
-        self.holdings.unmark(self.mark);
-        self.free_all(tools.journal);
-    }
-
-    /// Gives all sockets their pace and window back.
-    fn free_all(&mut self, journal: &Journal) {
-        for socket in self.holdings.iter() {
-            let freed = socket.grab().and_then(|fd| match fd {
-                Some(fd) => self.steering.free(journal, socket, &fd),
-                None => self.steering.forget(journal, socket),
-            });
-            if let Err(error) = freed {
-                warn!("{error}");
-            }
-        }
     }
 }
 
