@@ -187,7 +187,12 @@ impl EbpfEngine {
             outcome = outcome.and(members.leave(&mut self.maps));
         }
         // What failed stays in the journal: the guardian tries once more.
-        outcome.and_then(|()| self.journal.done(active.entry)).and(counters)
+        let mut records = active.sockets.take_records();
+        records.push(active.entry);
+        for record in records {
+            outcome = outcome.and_then(|()| self.journal.done(record));
+        }
+        outcome.and(counters)
     }
 }
 

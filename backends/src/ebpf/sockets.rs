@@ -12,7 +12,7 @@ use std::{
 
 use chadthrottle_core::{
     BackendId, Error, Host, Result,
-    journal::{Journal, Undo},
+    journal::{Entry, Journal, Undo},
     process::Process,
 };
 use chadthrottle_ebpf::layout::Tag;
@@ -39,6 +39,8 @@ pub(super) struct Sockets {
     /// Namespaces where an MPTCP socket was tagged by the last pass. Its subflows get the tag
     /// with their next packet, and only then can the iterator adopt them.
     subflows: Vec<Netns>,
+    /// Journal records of the paces that applications had set themselves.
+    paces: Vec<Entry>,
 }
 
 /// What a rescan found.
@@ -65,6 +67,11 @@ impl Sockets {
         self.known.values().copied().flatten().collect()
     }
 
+    /// The records of what has its own pace back.
+    pub(super) fn take_records(&mut self) -> Vec<Entry> {
+        mem::take(&mut self.paces)
+    }
+
     /// Tags the sockets that came since the last look, untags those that no member holds.
     pub(super) fn rescan(&mut self, scan: &mut Scan<'_>) -> Result<Found> {
         let mut found = Found { changed: mem::take(&mut self.subflows), ..Found::default() };
@@ -89,7 +96,7 @@ impl Sockets {
                 };
                 if info.listening {
                     listeners.push((inode, socket, info));
-                } else if tag_open(scan, &socket, &info)? {
+                } else if tag_open(scan, &socket, &info, &mut self.paces)? {
                     remember(&mut found.changed, netns);
                     if info.protocol == Protocol::Mptcp {
                         remember(&mut self.subflows, netns);
@@ -99,7 +106,7 @@ impl Sockets {
                 remember(&mut found.unknown, netns);
             }
         }
-        tag_listeners(scan, &listeners)?;
+        tag_listeners(scan, &listeners, &mut self.paces)?;
         self.foreign.retain(|inode| held.contains(inode));
         if !self.subflows.is_empty() {
             scan.maps.forget_untagged()?;
@@ -153,15 +160,20 @@ impl Sockets {
 
 /// Tags an open socket, unless the kernel already did; says whether it did so. An
 /// application's own pace is written down first.
-fn tag_open(scan: &mut Scan<'_>, socket: &OwnedFd, info: &SocketInfo) -> Result<bool> {
+fn tag_open(
+    scan: &mut Scan<'_>,
+    socket: &OwnedFd,
+    info: &SocketInfo,
+    paces: &mut Vec<Entry>,
+) -> Result<bool> {
     if scan.maps.tag_of(socket).is_some_and(|tag| same_limit(tag, scan.tag)) {
         return Ok(false);
     }
     // UDP sockets have a pace too, but nothing of ours ever changes it.
     let rate = sockets::pace(socket)?;
     if rate != sockets::NO_PACE && info.protocol != Protocol::Udp {
-        scan.journal
-            .record(Some(BackendId::Ebpf), &Undo::Pace { cookie: info.cookie, rate })?;
+        let undo = Undo::Pace { cookie: info.cookie, rate };
+        paces.push(scan.journal.record(Some(BackendId::Ebpf), &undo)?);
     }
     if let Err(error) = scan.maps.tag(socket, scan.tag) {
         warn!("cannot tag a socket: {error}");
@@ -172,7 +184,11 @@ fn tag_open(scan: &mut Scan<'_>, socket: &OwnedFd, info: &SocketInfo) -> Result<
 
 /// A listener hands its tag on to what it accepts, so one that is shared with a process that
 /// is not meant stays without: the rescan finds what our members accept on it.
-fn tag_listeners(scan: &mut Scan<'_>, listeners: &[(u64, OwnedFd, SocketInfo)]) -> Result<()> {
+fn tag_listeners(
+    scan: &mut Scan<'_>,
+    listeners: &[(u64, OwnedFd, SocketInfo)],
+    paces: &mut Vec<Entry>,
+) -> Result<()> {
     if listeners.is_empty() {
         return Ok(());
     }
@@ -186,7 +202,7 @@ fn tag_listeners(scan: &mut Scan<'_>, listeners: &[(u64, OwnedFd, SocketInfo)]) 
             debug!("listener {inode} is shared with others and stays without a tag");
             continue;
         }
-        tag_open(scan, socket, info)?;
+        tag_open(scan, socket, info, paces)?;
         if let Some(port) = local_port(socket)
             && let Err(error) = scan.maps.add_listener(port, scan.tag)
         {

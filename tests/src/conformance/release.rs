@@ -104,6 +104,23 @@ pub fn fast_upload_by_bbr(backend: &str) {
     at_full_speed(backend, Upload, "bbr");
 }
 
+/// The application's own pace is in force again, and what was noted of it is forgotten: else the
+/// run would end with an error.
+pub fn own_pace(backend: &str) {
+    const PACE: f64 = 70.0;
+    let stage = Stage::new(backend);
+    let transfer = running(&stage, Upload, V4, |plan| plan.pace(PACE));
+    let mut throttle = stage.limit(Upload, transfer.near.pid());
+    transfer.assert_limited("with a pace of its own");
+    throttle.signal(Signal::INT);
+    assert_eq!(throttle.wait(), 0, "{}", throttle.stderr());
+    transfer.assert_recovers("its own pace");
+    let bins = transfer.receiver().watch(2 * GLANCE);
+    let mbit = rates::mean(&bins) / 125_000.0;
+    assert!(mbit < PACE * 1.05, "{mbit} Mbit/s of {PACE}: {bins:?}");
+    stage.end();
+}
+
 /// SIGTERM, as service managers send it.
 pub fn sigterm(backend: &str) {
     signalled(backend, Upload, Signal::TERM);

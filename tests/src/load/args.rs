@@ -38,6 +38,9 @@ pub struct Args {
     /// Offer this many Mbit/s in all instead of as much as goes
     #[arg(long)]
     pub rate: Option<f64>,
+    /// Give the sockets a pace of so many Mbit/s of their own (`SO_MAX_PACING_RATE`; TCP)
+    #[arg(long)]
+    pub pace: Option<f64>,
     /// Make sockets without `SOCK_CLOEXEC` (trickle overlooks those that have it)
     #[arg(long)]
     pub plain: bool,

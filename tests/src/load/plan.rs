@@ -107,6 +107,12 @@ impl Plan {
         self.with(format!("--rate={mbit}"))
     }
 
+    /// With a pace that the application chose.
+    #[must_use]
+    pub fn pace(self, mbit: f64) -> Self {
+        self.with(format!("--pace={mbit}"))
+    }
+
     /// Beginning at [`Load::go`].
     #[must_use]
     pub fn wait(self) -> Self {

@@ -12,6 +12,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use chadthrottle_backends::sockets::set_pace;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -46,6 +47,9 @@ fn stream_socket(args: &Args) -> io::Result<Socket> {
     let new = if args.plain { Socket::new_raw } else { Socket::new };
     let socket = new(domain, Type::STREAM, Some(protocol))?;
     socket.set_tcp_congestion(args.congestion.as_bytes())?;
+    if let Some(mbit) = args.pace {
+        set_pace(&socket, (mbit * 125_000.0) as u64).map_err(io::Error::other)?;
+    }
     Ok(socket)
 }
 
