@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -23,17 +23,33 @@ pub struct Place {
     pub path: PathBuf,
     /// Its id (inode), what `socket cgroupv2` compares.
     pub id: u64,
-    /// How far below the root of the whole hierarchy it is: 0 is the root.
+    /// How far below the root of our cgroup namespace it is (`net/netfilter/nft_socket.c`): 0 is the root.
     pub level: u32,
 }
 
 impl Place {
-    fn of(cgroups: &Cgroups, path: &Path, id: u64) -> Self {
-        // A cgroup namespace or a bind mount hides what is above the mount.
-        let above = cgroups.root.components().count().saturating_sub(1);
-        let below = path.strip_prefix(&cgroups.mount).unwrap_or(path).components().count();
-        Self { path: path.to_owned(), id, level: (above + below) as u32 }
+    fn of(cgroups: &Cgroups, path: &Path, id: u64) -> Result<Self> {
+        let level = level(cgroups, path).ok_or_else(|| {
+            Error::new(ErrorKind::NoBackend, "match the sockets of", path.display())
+                .meaning("It lies above the cgroup namespace that chadthrottle runs in.")
+                .advice("Run chadthrottle outside the container.")
+        })?;
+        Ok(Self { path: path.to_owned(), id, level })
     }
+}
+
+/// How far a cgroup is below the root of our cgroup namespace; `None` above it. The kernel adds how
+/// deep that lies (`nft_socket_cgroup_subtree_level`). Those that do not yet match nothing within a
+/// namespace, which the rehearsal tells.
+fn level(cgroups: &Cgroups, path: &Path) -> Option<u32> {
+    // "/a/b": a bind mount shows a part. "/../..": the mount was made outside of our namespace.
+    let (up, down): (Vec<_>, Vec<_>) = cgroups
+        .root
+        .components()
+        .filter(|part| *part != Component::RootDir)
+        .partition(|part| *part == Component::ParentDir);
+    let below = path.strip_prefix(&cgroups.mount).unwrap_or(path).components().count();
+    (down.len() + below).checked_sub(up.len()).map(|level| level as u32)
 }
 
 /// What became of a target since the last look.
@@ -98,11 +114,12 @@ impl Members {
     pub fn places(&self, host: &Host) -> Result<Vec<Place>> {
         let cgroups = host.cgroups()?;
         Ok(match (&self.target, self.cgroup) {
-            (Target::Cgroup(target), Some(id)) => vec![Place::of(cgroups, &target.path, id)],
+            (Target::Cgroup(target), Some(id)) => vec![Place::of(cgroups, &target.path, id)?],
             (Target::Cgroup(_), None) => Vec::new(),
             (Target::Process(_), _) => {
                 let leaves = self.leaves.iter();
-                leaves.map(|leaf| Place::of(cgroups, leaf.path(), leaf.id())).collect()
+                let places = leaves.map(|leaf| Place::of(cgroups, leaf.path(), leaf.id()));
+                places.collect::<Result<_>>()?
             }
         })
     }
@@ -261,4 +278,24 @@ fn refused(mut error: Error, own: &Path) -> Error {
         return error.advice("Limit the cgroup instead: --cgroup PATH.");
     }
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_count_from_our_cgroup_namespace() {
+        for (root, path, expected) in [
+            ("/", "/cg", Some(0)),
+            ("/", "/cg/a/b", Some(2)),
+            ("/docker/x", "/cg/a", Some(3)),
+            ("/../..", "/cg/a/b", Some(0)),
+            ("/../..", "/cg/a/b/c", Some(1)),
+            ("/../..", "/cg/a", None),
+        ] {
+            let cgroups = Cgroups { mount: "/cg".into(), root: root.into() };
+            assert_eq!(level(&cgroups, Path::new(path)), expected, "{root} {path}");
+        }
+    }
 }

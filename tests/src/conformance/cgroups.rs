@@ -2,7 +2,7 @@
 
 use super::{begun_limited, plans, running};
 use crate::{
-    cgroup::Cgroup,
+    cgroup::{self, Cgroup},
     conformance::Transfer,
     lab::Family::V4,
     process::sh,
@@ -105,6 +105,56 @@ pub fn foreign_programs_stay(backend: &str) {
     transfer.assert_limited("beside others");
     throttle.stop();
     assert_eq!(programs_on(&stage.apps), 2, "the programs of others are untouched");
+    stage.end();
+}
+
+/// The target has a cgroup namespace of its own, as in a container.
+pub fn target_in_a_namespace(backend: &str) {
+    let stage = Stage::new(backend);
+    let (near, far) = plans(Upload, stage.lab.far_address(V4));
+    let far = far.start(&stage.far());
+    let near = near.start_through(&stage.near(), "unshare", &["--cgroup"]);
+    let transfer = Transfer { near, far, direction: Upload };
+    transfer.far.wait_connected();
+    transfer.assert_fast("before the limit");
+    let throttle = stage.limit(Upload, transfer.near.pid());
+    transfer.assert_limited("in a cgroup namespace");
+    throttle.stop();
+    transfer.assert_recovers("in a cgroup namespace, after release");
+    stage.end();
+}
+
+/// We have one, and see only what is below it: the target too.
+pub fn within_a_namespace(backend: &str) {
+    let stage = Stage::new(backend);
+    let transfer = running(&stage, Download, V4, |plan| plan);
+    let pid = transfer.near.pid().to_string();
+    let (scratch, mount) = (stage.scratch().path(), cgroup::mount());
+    let script = format!(
+        "echo $$ > {}/cgroup.procs; exec unshare --mount --cgroup sh -euc \
+         'umount -l {mount}; mount -t cgroup2 none {mount}; exec \"$@\"' sh \"$@\"",
+        scratch.display(),
+        mount = mount.display()
+    );
+    let mut throttle =
+        stage.start_behind(&["sh", "-euc", &script, "sh"], &["-d", "10mbit", "--pid", &pid]);
+    throttle.wait_enforced();
+    transfer.assert_limited("within a cgroup namespace");
+    throttle.stop();
+    transfer.assert_recovers("within a cgroup namespace, after release");
+    stage.end();
+}
+
+/// We have one, but see the hierarchy as it is outside.
+pub fn seen_from_a_namespace(backend: &str) {
+    let stage = Stage::new(backend);
+    let transfer = running(&stage, Download, V4, |plan| plan);
+    let apps = stage.apps.path().to_str().expect("a plain path");
+    let mut throttle =
+        stage.start_behind(&["unshare", "--cgroup"], &["-d", "10mbit", "--cgroup", apps]);
+    throttle.wait_enforced();
+    transfer.assert_limited("seen from a cgroup namespace");
+    throttle.stop();
     stage.end();
 }
 

@@ -153,12 +153,13 @@ macro_rules! conformance {
             sharing: two_limits_side_by_side, neighbour_in_the_same_cgroup,
                 targets_of_one_run_share_its_limit, second_instance_is_refused;
             cgroups: cgroup_target, nested_cgroup, cgroup_newcomer, exclusive_program,
-                foreign_programs_stay;
+                foreign_programs_stay, target_in_a_namespace, within_a_namespace,
+                seen_from_a_namespace;
             commands: command_download, command_upload, command_with_children,
                 duration_lets_the_command_go_on, killed_with_a_command;
             release: ctrl_c_download, ctrl_c_upload, sigterm, kill_download, kill_upload,
                 kill_with_guardian_then_clean, next_start_cleans, duration, fast_download,
-                fast_upload, fast_upload_by_bbr;
+                fast_upload, fast_upload_by_bbr, own_pace;
             targets: process_exit_ends_the_run, one_of_two_targets_ends, reused_run;
             networks: other_namespace_download, other_namespace_upload, rewired,
                 second_interface, loopback_download, loopback_upload;

@@ -107,7 +107,7 @@ pub fn fast_upload_by_bbr(backend: &str) {
 /// The application's own pace is in force again, and what was noted of it is forgotten: else the
 /// run would end with an error.
 pub fn own_pace(backend: &str) {
-    const PACE: f64 = 70.0;
+    const PACE: u64 = 70;
     let stage = Stage::new(backend);
     let transfer = running(&stage, Upload, V4, |plan| plan.pace(PACE));
     let mut throttle = stage.limit(Upload, transfer.near.pid());
@@ -117,7 +117,7 @@ pub fn own_pace(backend: &str) {
     transfer.assert_recovers("its own pace");
     let bins = transfer.receiver().watch(2 * GLANCE);
     let mbit = rates::mean(&bins) / 125_000.0;
-    assert!(mbit < PACE * 1.05, "{mbit} Mbit/s of {PACE}: {bins:?}");
+    assert!(mbit < PACE as f64 * 1.05, "{mbit} Mbit/s of {PACE}: {bins:?}");
     stage.end();
 }
 

@@ -40,7 +40,7 @@ pub struct Args {
     pub rate: Option<f64>,
     /// Give the sockets a pace of so many Mbit/s of their own (`SO_MAX_PACING_RATE`; TCP)
     #[arg(long)]
-    pub pace: Option<f64>,
+    pub pace: Option<u64>,
     /// Make sockets without `SOCK_CLOEXEC` (trickle overlooks those that have it)
     #[arg(long)]
     pub plain: bool,

@@ -109,7 +109,7 @@ impl Plan {
 
     /// With a pace that the application chose.
     #[must_use]
-    pub fn pace(self, mbit: f64) -> Self {
+    pub fn pace(self, mbit: u64) -> Self {
         self.with(format!("--pace={mbit}"))
     }
 

@@ -48,7 +48,7 @@ fn stream_socket(args: &Args) -> io::Result<Socket> {
     let socket = new(domain, Type::STREAM, Some(protocol))?;
     socket.set_tcp_congestion(args.congestion.as_bytes())?;
     if let Some(mbit) = args.pace {
-        set_pace(&socket, (mbit * 125_000.0) as u64).map_err(io::Error::other)?;
+        set_pace(&socket, mbit * 125_000).map_err(io::Error::other)?;
     }
     Ok(socket)
 }
