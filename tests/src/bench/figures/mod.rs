@@ -6,6 +6,7 @@ use super::{grid::Grid, lanes::guarded, record::Figure};
 
 mod change;
 mod cost;
+mod flood;
 mod latency;
 mod many;
 mod reaction;
@@ -27,11 +28,12 @@ const LIGHT: [(&str, Measure); 6] = [
 ];
 
 /// Those that are measured one after the other.
-const ALONE: [(&str, Measure); 6] = [
+const ALONE: [(&str, Measure); 7] = [
     ("reaction", reaction::reactions),
     ("packet", cost::packets),
     ("many", many::many_limits),
     ("unlimited", unlimited::packets),
+    ("flood", flood::floods),
     ("cpu", cost::processor),
     ("view", view::costs),
 ];

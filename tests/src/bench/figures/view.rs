@@ -9,15 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::at_most;
+use super::{at_most, flood::processor_time};
 use crate::{bench::record::Figure, screen::Screen, stage::Stage, throttle};
 
 const PROCESSES: usize = 3000;
 const SOCKETS: usize = 7000;
 /// The time over which processor time is measured.
 const WATCHED: Duration = Duration::from_secs(20);
-/// `USER_HZ`: /proc/PID/stat counts hundredths of a second.
-const TICKS_PER_SECOND: f64 = 100.0;
 const KEYS: usize = 10;
 
 /// Three figures; they are not of a backend, and go with the first one.
@@ -91,15 +89,6 @@ fn view(stage: &Stage) -> u32 {
     let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let all = throttle::processes_of(&stage.run_dir());
     all.into_iter().find(|pid| name(*pid).trim() == "chadthrottle").expect("a view")
-}
-
-/// Seconds of user and system time.
-fn processor_time(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    let (_, fields) = stat.rsplit_once(") ").expect("a name");
-    let ticks: f64 =
-        fields.split(' ').skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum();
-    ticks / TICKS_PER_SECOND
 }
 
 /// Many processes with two or three UDP sockets each; ended when dropped.
