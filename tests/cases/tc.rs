@@ -131,29 +131,56 @@ fn cleans_after_a_namespace_vanished() {
     stage.end();
 }
 
-/// How long connections that a limited process opens, one after the other, run free: judged by
-/// what comes through. 100 ms of 100 Mbit/s are 1.25 MB.
+/// How long a connection runs free that a limited process opens once all is calm: of three the
+/// median, judged by what comes through. Looking alone, every 40 ms, would leave it 20 ms.
 #[test]
-fn a_new_connection_is_free_for_less_than_100_ms() {
+fn a_new_connection_is_heard_at_once() {
     let stage = Stage::new("tc");
-    let address = stage.lab.far_address(V4);
-    let far = Plan::accept(address, Role::Recv).start(&stage.far());
-    let mut near = Plan::connect(address, Role::Send).rate(100.0).wait().start(&stage.near());
-    near.wait_ready();
-    let throttle = stage.limit(Upload, near.pid());
+    let loads: Vec<_> = (0..3)
+        .map(|_| {
+            let address = stage.lab.far_address(V4);
+            let far = Plan::accept(address, Role::Recv).start(&stage.far());
+            let near = Plan::connect(address, Role::Send).rate(100.0).wait();
+            let near = near.start(&stage.near());
+            near.wait_ready();
+            let throttle = stage.limit(Upload, near.pid());
+            (near, far, throttle)
+        })
+        .collect();
     // Past the seconds in which looks are frequent.
     thread::sleep(Duration::from_secs(4));
-    near.go();
-    far.wait_connected();
-    thread::sleep(GLANCE);
-    // All since the connection was made.
-    let bins = far.bins();
-    let bytes: u64 = bins.iter().sum();
-    // What 100 Mbit/s bring in 100 ms comes on top of the limit.
-    let limited = 125_000 * bins.len() as u64;
-    let free = bytes.saturating_sub(limited);
-    println!("{} ms free\n{}", free / 12_500, rates::show(&bins));
-    assert!(free < 1_250_000, "{free} bytes too many\n{}", rates::show(&bins));
+    let mut free = Vec::new();
+    for (mut near, far, throttle) in loads {
+        near.go();
+        far.wait_connected();
+        thread::sleep(GLANCE);
+        // All since the connection was made.
+        let bins = far.bins();
+        // What 100 Mbit/s bring comes on top of the limit.
+        let limited = 125_000 * bins.len() as u64;
+        free.push(bins.iter().sum::<u64>().saturating_sub(limited) / 12_500);
+        println!("{} ms free\n{}", free[free.len() - 1], rates::show(&bins));
+        throttle.stop();
+    }
+    free.sort_unstable();
+    assert!(free[1] < 10, "ms free: {free:?}");
+    stage.end();
+}
+
+/// Without packet sockets new connections are found by looking: said, and the limit holds.
+#[test]
+fn without_the_capability_for_packet_sockets() {
+    let stage = Stage::new("tc");
+    let (target, peer) = transfer(&stage, Role::Send, Role::Recv);
+    let script = "exec setpriv --inh-caps=-net_raw --bounding-set=-net_raw \"$@\"";
+    let wrapper = ["sh", "-c", script, "sh"];
+    let pid = target.pid().to_string();
+    let mut throttle = stage.start_behind(&wrapper, &["-u", "10mbit", "--pid", &pid]);
+    throttle.wait_enforced();
+    thread::sleep(2 * SETTLE);
+    rates::assert_rate("found by looking", &peer.watch(MEASURE), TEN_MBIT, TOLERANCE);
+    let said = throttle.stderr();
+    assert!(said.contains("CAP_NET_RAW"), "{said}");
     throttle.stop();
     stage.end();
 }

@@ -1,13 +1,16 @@
 //! The engine: limits come and go; a thread looks after new sockets.
 //!
-//! The thread looks every [`CALM`], every [`BUSY`] in the first seconds after a limit began or
-//! sockets came, and less often where looking takes long: it waits [`PARTS`] times as long as it
-//! looked, [`BUSY_PARTS`] times when there is news. So long a new connection can be free; what arrives at a listener or a UDP
-//! socket that is known has no such gap.
+//! The thread looks as soon as it hears that somebody opens a connection ([`super::ear`]), and
+//! [`ECHOES`] after that, since an accepted socket is in a descriptor table only later. Besides it
+//! looks every [`CALM`], every [`BUSY`] in the first seconds after a limit began or sockets came,
+//! and less often where looking takes long: it waits [`PARTS`] times as long as it looked,
+//! [`BUSY_PARTS`] times when there is news, whatever it hears. So long a new connection can be
+//! free; what arrives at a listener or a UDP socket that is known has no such gap.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -16,9 +19,13 @@ use chadthrottle_core::{
     Counters, Engine, Error, Host, LimitId, Limits, Notice, Result, Target, error::ErrorKind,
     journal::Journal,
 };
-use tracing::warn;
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    io::{Errno, write},
+};
+use tracing::{debug, warn};
 
-use super::{limit::Active, marks};
+use super::{ear::Ear, limit::Active, marks};
 use crate::moved::Slot;
 
 /// How often sockets are looked at, when that is quick.
@@ -31,6 +38,15 @@ const SELDOM: Duration = Duration::from_secs(1);
 /// One part looking, so many waiting.
 const PARTS: u32 = 15;
 const BUSY_PARTS: u32 = 3;
+/// When to look again after something was heard.
+const ECHOES: [Duration; 4] = [
+    Duration::from_millis(1),
+    Duration::from_millis(3),
+    Duration::from_millis(10),
+    Duration::from_millis(30),
+];
+/// Other threads that want a processor wait for ours: it looks for a moment, and seldom.
+const NICE: i32 = -20;
 
 /// All limits, and the thread that keeps them true.
 pub(super) struct TcEngine {
@@ -40,7 +56,8 @@ pub(super) struct TcEngine {
 
 struct Shared {
     state: Mutex<State>,
-    wake: Condvar,
+    /// Ends the thread's waiting.
+    wake: OwnedFd,
 }
 
 struct State {
@@ -58,6 +75,9 @@ impl TcEngine {
     /// By `marks`, where the kernel can, or by flows.
     pub(super) fn start(host: &Host, journal: &Journal, marks: bool) -> Result<Self> {
         let slot = if marks { Some(Slot::reserve()?) } else { None };
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let wake =
+            eventfd(0, flags).map_err(|errno| Error::io("make", "an eventfd", errno.into()))?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 host: host.clone(),
@@ -68,7 +88,7 @@ impl TcEngine {
                 slot,
                 stopping: false,
             }),
-            wake: Condvar::new(),
+            wake,
         });
         let worker = thread::Builder::new().name("tc".to_owned()).spawn({
             let shared = Arc::clone(&shared);
@@ -82,7 +102,9 @@ impl TcEngine {
     fn shut_down(&mut self) -> Result<()> {
         let Some(worker) = self.worker.take() else { return Ok(()) };
         self.shared.state().stopping = true;
-        self.shared.wake.notify_all();
+        if let Err(errno) = write(&self.shared.wake, &1_u64.to_ne_bytes()) {
+            debug!("the thread of the tc backend ends with its next look: {errno}");
+        }
         if worker.join().is_err() {
             warn!("the thread of the tc backend has panicked");
         }
@@ -101,15 +123,79 @@ impl Shared {
     }
 
     fn look_after(&self) {
-        let mut state = self.state();
-        while !state.stopping {
+        if let Err(errno) = rustix::process::setpriority_process(None, NICE) {
+            debug!("the thread of the tc backend has the priority of others: {errno}");
+        }
+        let mut heard = None;
+        loop {
+            let mut state = self.state();
+            if state.stopping {
+                return;
+            }
+            let ears: Vec<Ear> =
+                state.limits.values().flat_map(Active::ears).cloned().collect();
+            // Before looking: what comes meanwhile is news again.
+            ears.iter().for_each(Ear::clear);
             let start = Instant::now();
             state.look();
             let news = state.limits.values().any(|active| active.has_news(start));
-            let (least, parts) = if news { (BUSY, BUSY_PARTS) } else { (CALM, PARTS) };
-            let pause = (start.elapsed() * parts).clamp(least, SELDOM);
-            let waited = self.wake.wait_timeout(state, pause);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            drop(state);
+            let took = start.elapsed();
+            if self.wait(&ears, &pause(took, news, heard.map(|at: Instant| at.elapsed()))) {
+                heard = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Waits until it is time, or until an ear hears something and the least has passed; says
+    /// which.
+    fn wait(&self, ears: &[Ear], pause: &Pause) -> bool {
+        let start = Instant::now();
+        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        fds.extend(ears.iter().map(|ear| PollFd::new(ear, PollFlags::IN)));
+        if !await_any(&mut fds, pause.most) || !fds[0].revents().is_empty() {
+            return false;
+        }
+        let rest = pause.least.saturating_sub(start.elapsed());
+        if !rest.is_zero() {
+            await_any(&mut fds[..1], rest);
+        }
+        true
+    }
+}
+
+/// How long to wait before the next look.
+#[derive(Debug, PartialEq, Eq)]
+struct Pause {
+    /// When something is heard.
+    least: Duration,
+    /// Anyhow.
+    most: Duration,
+}
+
+/// After a look that took so long; `heard`: so long ago something was heard.
+fn pause(took: Duration, news: bool, heard: Option<Duration>) -> Pause {
+    let (often, parts) = if news { (BUSY, BUSY_PARTS) } else { (CALM, PARTS) };
+    let least = (took * parts).min(SELDOM);
+    let mut most = least.max(often);
+    let echo = heard.and_then(|ago| {
+        ECHOES.into_iter().find(|&echo| echo > ago).map(|echo| echo.saturating_sub(ago))
+    });
+    if let Some(echo) = echo {
+        most = most.min(echo.max(least));
+    }
+    Pause { least, most }
+}
+
+/// Waits for one of these, at most so long; says whether one has come.
+fn await_any(fds: &mut [PollFd<'_>], most: Duration) -> bool {
+    match poll(fds, Timespec::try_from(most).ok().as_ref()) {
+        Ok(count) => count > 0,
+        Err(Errno::INTR) => false,
+        Err(errno) => {
+            warn!("cannot wait for new connections: {errno}");
+            thread::sleep(most);
+            false
         }
     }
 }
@@ -191,4 +277,34 @@ impl Drop for TcEngine {
 
 fn unknown() -> Error {
     Error::new(ErrorKind::Failed, "find", "the limit").meaning("It is not in force.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn looks_again_soon_after_something_was_heard() {
+        let most = |ago: u32| pause(MS / 100, false, Some(ago * MS / 10)).most;
+        assert_eq!(most(0), MS);
+        assert_eq!(most(10), 2 * MS);
+        assert_eq!(most(95), MS / 2);
+        assert_eq!(most(400), CALM);
+        assert_eq!(pause(MS / 100, false, None).most, CALM);
+        assert_eq!(pause(MS / 100, true, None).most, BUSY);
+    }
+
+    #[test]
+    fn never_looks_more_than_its_share() {
+        for heard in [None, Some(Duration::ZERO), Some(5 * MS)] {
+            let calm = pause(4 * MS, false, heard);
+            assert_eq!((calm.least, calm.most), (60 * MS, 60 * MS));
+            let busy = pause(4 * MS, true, heard);
+            assert_eq!((busy.least, busy.most), (12 * MS, 12 * MS));
+        }
+        let long = pause(300 * MS, false, Some(Duration::ZERO));
+        assert_eq!((long.least, long.most), (SELDOM, SELDOM));
+    }
 }

@@ -14,6 +14,7 @@ use chadthrottle_core::{
 use tracing::debug;
 
 use super::{
+    ear::Ear,
     engine::NEWS,
     flows::{Selected, select},
     known::Known,
@@ -144,6 +145,11 @@ impl Active {
         now.duration_since(self.changed) < NEWS
     }
 
+    /// What hears of new connections.
+    pub(super) fn ears(&self) -> impl Iterator<Item = &Ear> {
+        self.spaces.values().flat_map(|space| &space.ears)
+    }
+
     /// The word for how packets are known.
     pub(super) fn attribution(&self) -> &'static str {
         match self.who {
@@ -258,7 +264,10 @@ impl Active {
                 continue;
             }
             debug!("limiting in {netns}");
-            let space = Space::create(&netns, &self.limits, &self.who.how(), Some(ledger))?;
+            let mut space = Space::create(&netns, &self.limits, &self.who.how(), Some(ledger))?;
+            if let Err(error) = space.listen() {
+                notices.push(deaf(&error));
+            }
             for (name, direction) in space.behind_others() {
                 notices.push(Notice::Warning(format!(
                     "others have filters for the {direction} on {name}, which are asked before \
@@ -317,6 +326,10 @@ impl Active {
         self.before = self.counters();
         for old in std::mem::take(&mut self.spaces).into_values() {
             let mut new = Space::create(&old.netns, limits, &self.who.how(), Some(ledger))?;
+            if let Err(error) = new.listen() {
+                // Said when the limit began.
+                debug!("{error}");
+            }
             follow(&mut new, &mut self.who, ledger, &mut Vec::new())?;
             self.spaces.insert(new.netns.id(), new);
             finish(vec![old], ledger)?;
@@ -373,6 +386,12 @@ fn follow(
         ));
     }
     space.sync(&flows)
+}
+
+fn deaf(error: &Error) -> Notice {
+    Notice::Warning(format!(
+        "new connections are free until sockets are listed the next time, for up to 40 ms: {error}"
+    ))
 }
 
 /// Ends the limit in these namespaces: filters first, then what waits may go, then the devices.

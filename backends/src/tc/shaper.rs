@@ -13,6 +13,8 @@ use netlink_packet_route::{
 
 use super::{
     device::Device,
+    ear,
+    hook::ETHERTYPES,
     message::{NEW, Spot, filter, handle, new_qdisc},
     shape::{Correction, FREE, KINDS, Kind, Passed, Shape},
     shares::Use,
@@ -234,8 +236,8 @@ impl Shaper {
     }
 }
 
-/// The filters that sort packets into the classes of their kinds, and pure acks into the free one:
-/// an ACK and nothing else, in a packet with less than 64 bytes.
+/// The filters that sort packets into the classes of their kinds, and pure acks into the free one
+/// (an ACK and nothing else, in a packet with less than 64 bytes) as well as what opens connections.
 fn classifiers(link: u32) -> Vec<TcMessage> {
     const V4: u16 = KINDS[0].ethertype;
     const V6: u16 = KINDS[1].ethertype;
@@ -267,7 +269,12 @@ fn classifiers(link: u32) -> Vec<TcMessage> {
         let options = classify(terminal(vec![key]), handle(1, kind.class));
         filter(spot, 0, preference, kind.ethertype, options)
     });
-    acks.chain(kinds).collect()
+    // Mirrored ones of others must neither wait nor be counted.
+    let syn = ETHERTYPES.into_iter().enumerate().map(|(family, ethertype)| {
+        let options = classify(ear::selector(family), handle(1, FREE));
+        filter(spot, 0, 1 + family as u16, ethertype, options)
+    });
+    acks.chain(syn).chain(kinds).collect()
 }
 
 fn parse_class(reply: &Reply) -> Option<(u16, Passed)> {

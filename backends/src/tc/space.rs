@@ -10,6 +10,7 @@ use chadthrottle_core::{
 use tracing::{debug, warn};
 
 use super::{
+    ear::Ear,
     flows::{Flow, Tree},
     hook::Hook,
     marks::{self, Marking, Table},
@@ -38,6 +39,8 @@ pub(super) struct Space {
     rt: Socket,
     watch: Watch,
     diag: Diag,
+    /// One for each device, where packets are known by flows.
+    pub(super) ears: Vec<Ear>,
     pub(super) shapers: Vec<Shaper>,
     hooks: BTreeMap<u32, Attached>,
     /// Interfaces that could not be taken in, and were said to be so.
@@ -97,6 +100,7 @@ impl Space {
             rt,
             watch,
             diag,
+            ears: Vec::new(),
             shapers: Vec::new(),
             hooks: BTreeMap::new(),
             refused: HashSet::new(),
@@ -133,6 +137,18 @@ impl Space {
             }
             self.table = Some(Table::open(&self.netns, mark, &places)?);
         }
+        Ok(())
+    }
+
+    /// Hears of new connections from now on, where they are known by their flows.
+    pub(super) fn listen(&mut self) -> Result<()> {
+        if matches!(self.how, How::Marks { .. }) {
+            return Ok(());
+        }
+        let devices: Vec<u32> = self.shapers.iter().map(|shaper| shaper.device.index).collect();
+        self.ears = netns::run_in(&self.netns, || {
+            devices.into_iter().map(Ear::open).collect::<Result<_>>()
+        })??;
         Ok(())
     }
 

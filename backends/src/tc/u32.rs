@@ -56,6 +56,16 @@ pub(super) fn redirect(table: u32, selector: TcU32Selector, device: u32) -> Vec<
     ]
 }
 
+/// The options of a filter that mirrors to a device and lets the filters that follow decide.
+pub(super) fn mirror(selector: TcU32Selector, device: u32) -> Vec<TcOption> {
+    let mut mirror = TcMirror::default();
+    mirror.generic.action = TcActionType::Unspec;
+    mirror.eaction = TcMirrorActionType::EgressMirror;
+    mirror.ifindex = device;
+    let options = vec![TcActionOption::Mirror(TcActionMirrorOption::Parms(mirror))];
+    act(selector, vec![action("mirred", options)])
+}
+
 /// The options of a filter with these actions.
 pub(super) fn act(selector: TcU32Selector, actions: Vec<TcAction>) -> Vec<TcOption> {
     let numbered = actions.into_iter().zip(1..).map(|(mut action, number)| {

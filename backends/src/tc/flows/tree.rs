@@ -4,6 +4,7 @@
 //! preference of the family, root:  TCP, header of 5 words     -> table of TCP, bucket: local port
 //!                                  TCP, header of 6..15 words ->   the same
 //!                                  UDP ...                    -> table of UDP
+//!                                  SYN                        -> mirror to our device, go on
 //! table, bucket n:                 ports, addresses           -> redirect to our device
 //! ```
 //!
@@ -20,10 +21,11 @@ use super::flow::{Flow, Transport};
 use crate::{
     rtnetlink::{Refusal, Socket},
     tc::{
+        ear,
         hook::{ETHERTYPES, Hook, Listed, free_tables, list},
         message::{NEW, filter},
         shaper::no_filter,
-        u32::{key, lead, link, redirect, table},
+        u32::{key, lead, link, mirror, redirect, table},
     },
 };
 
@@ -84,6 +86,9 @@ impl Tree {
                     messages.push(filter(spot, 0, preference, ethertype, options));
                 }
             }
+            // Last: what belongs to a flow never gets here.
+            let options = mirror(ear::selector(family), self.device);
+            messages.push(filter(spot, 0, preference, ethertype, options));
         }
         messages
             .into_iter()
@@ -153,7 +158,8 @@ impl Tree {
         let entries = (0..2).flat_map(|family| {
             Transport::BOTH.map(|transport| entries(family, transport, self.direction).count())
         });
-        let entries: usize = entries.sum();
+        // And one for SYN.
+        let entries: usize = entries.sum::<usize>() + ETHERTYPES.len();
         let leading = ours.iter().filter(|(handle, filter)| {
             *handle & 0xfff != 0
                 && !self.tables.as_flattened().contains(&(*handle >> 20))
