@@ -31,6 +31,7 @@ const MTU: u16 = 4;
 const LINK: u16 = 5;
 const MASTER: u16 = 10;
 const LINK_INFO: u16 = 18;
+const STATS64: u16 = 23;
 const LINK_NETNS: u16 = 37;
 const INFO_KIND: u16 = 1;
 const INFO_PORT_KIND: u16 = 4;
@@ -81,15 +82,40 @@ impl Link {
 
 /// The interfaces of the namespace that the socket belongs to, by index.
 pub fn list(socket: &mut Socket) -> Result<Vec<Link>> {
+    let mut links: Vec<Link> = dump(socket)?.iter().filter_map(parse).collect();
+    links.sort_by_key(|link| link.index);
+    Ok(links)
+}
+
+fn dump(socket: &mut Socket) -> Result<Vec<Reply>> {
     let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let replies = socket.dump(request).map_err(|refusal| {
+    socket.dump(request).map_err(|refusal| {
         refusal
             .explain("list", "network interfaces")
             .remedy(Remedy::GrantCapability("CAP_NET_ADMIN".into()))
-    })?;
-    let mut links: Vec<Link> = replies.iter().filter_map(parse).collect();
-    links.sort_by_key(|link| link.index);
-    Ok(links)
+    })
+}
+
+/// Packets that passed so far on those [`charged`] interfaces whose packets have no Ethernet
+/// header, as (received, sent).
+pub fn bare_packets(socket: &mut Socket) -> Result<(u64, u64)> {
+    let replies = dump(socket)?;
+    let mut links: Vec<(Link, u64, u64)> = Vec::new();
+    for reply in &replies {
+        let Some(link) = parse(reply) else { continue };
+        // `struct rtnl_link_stats64`: rx_packets, tx_packets.
+        let stats = attributes(&reply.payload, HEADER).find(|(kind, _)| *kind == STATS64);
+        let at = |place: usize| {
+            let bytes = stats?.1.get(place..place + 8)?;
+            Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+        };
+        links.push((link, at(0).unwrap_or_default(), at(8).unwrap_or_default()));
+    }
+    let all: Vec<Link> = links.iter().map(|(link, ..)| link.clone()).collect();
+    let bare: Vec<u32> =
+        charged(&all).filter(|link| !link.ethernet).map(|link| link.index).collect();
+    let ours = links.iter().filter(|(link, ..)| bare.contains(&link.index));
+    Ok(ours.fold((0, 0), |sum, (_, received, sent)| (sum.0 + received, sum.1 + sent)))
 }
 
 /// Whether there is still an interface with this number.

@@ -16,7 +16,7 @@ use super::{
     ear,
     hook::ETHERTYPES,
     message::{NEW, Spot, filter, handle, new_qdisc},
-    shape::{Correction, FREE, KINDS, Kind, Passed, Shape},
+    shape::{Correction, ETHERNET, FREE, KINDS, Kind, Passed, Shape, without_ethernet},
     shares::Use,
     u32::{classify, key, terminal},
 };
@@ -45,6 +45,10 @@ pub(super) struct Shaper {
     fq_codel: bool,
     correction: Correction,
     passed: [Passed; KINDS.len()],
+    /// How many of these packets had no Ethernet header.
+    bare: u64,
+    /// What crossed interfaces without that header, as of the last refresh.
+    crossed: Option<u64>,
     /// Payload, bytes per second, between the last two refreshes.
     recent: u64,
     read: Instant,
@@ -87,6 +91,8 @@ impl Shaper {
             fq_codel: true,
             correction: Correction::new(mtu),
             passed: Default::default(),
+            bare: 0,
+            crossed: None,
             recent: 0,
             read: Instant::now(),
         }
@@ -173,9 +179,13 @@ impl Shaper {
     }
 
     /// Reads what passed, and sets the rate of frames so that payload comes at the rate asked for.
-    pub(super) fn refresh(&mut self, rt: &mut Socket) -> Result<()> {
-        let (before, now) = (self.count().bytes, Instant::now());
+    /// So many packets, whoever's, crossed interfaces without an Ethernet header up to now.
+    pub(super) fn refresh(&mut self, rt: &mut Socket, crossed: u64) -> Result<()> {
+        let (Count { bytes: before, packets, .. }, now) = (self.count(), Instant::now());
         self.passed = self.read(rt)?;
+        let packets = self.count().packets.saturating_sub(packets);
+        let last = self.crossed.replace(crossed).unwrap_or(crossed);
+        self.bare += without_ethernet(packets, crossed.saturating_sub(last));
         let frames = self.passed.iter().map(|passed| passed.bytes).sum();
         let payload = self.count().bytes;
         let micros = now.duration_since(self.read).as_micros().max(1);
@@ -208,7 +218,8 @@ impl Shaper {
 
     /// What passed, as of the last refresh.
     pub(super) fn count(&self) -> Count {
-        self.each().fold(Count::default(), |sum, (kind, passed)| Count {
+        let bare = Count { bytes: self.bare * ETHERNET, ..Count::default() };
+        self.each().fold(bare, |sum, (kind, passed)| Count {
             packets: sum.packets + passed.packets,
             bytes: sum.bytes + passed.payload(kind),
             dropped: sum.dropped + passed.dropped,

@@ -338,7 +338,16 @@ impl Space {
 
     /// Reads counters and keeps the rates right.
     pub(super) fn refresh(&mut self) -> Result<()> {
-        self.shapers.iter_mut().try_for_each(|shaper| shaper.refresh(&mut self.rt))
+        let bare = self.hooks.values().any(|attached| !attached.hook.link.ethernet);
+        let (received, sent) =
+            if bare { links::bare_packets(&mut self.rt)? } else { Default::default() };
+        self.shapers.iter_mut().try_for_each(|shaper| {
+            let bare = match shaper.direction {
+                Direction::Download => received,
+                Direction::Upload => sent,
+            };
+            shaper.refresh(&mut self.rt, bare)
+        })
     }
 
     /// Changes the rate of a direction in place.

@@ -7,9 +7,33 @@ const UNKNOWN: &str = "not known";
 
 /// The reason for a miss in one column of a cell.
 pub fn of_cell(backend: &str, cell: &Cell, missed: &str) -> &'static str {
-    if backend != "ebpf" {
-        return UNKNOWN;
+    match backend {
+        "ebpf" => of_ebpf(cell, missed),
+        "tc" => of_tc(cell, missed),
+        _ => UNKNOWN,
     }
+}
+
+fn of_tc(cell: &Cell, missed: &str) -> &'static str {
+    match (cell.protocol, missed) {
+        (Protocol::Tcp, "first s" | "whole") if cell.rtt == 0 => {
+            "without an RTT a new connection sends as fast as the machine can until a filter \
+             answers its SYN"
+        }
+        (Protocol::Tcp, "retr") => {
+            "senders learn of a queue of 100 ms by loss alone where the kernel has no fq_codel, and \
+             mirred hides the queue from a local one: each connection fills its part of the queue \
+             until something is dropped, the more often the fewer segments that part holds"
+        }
+        (Protocol::Tcp, "cv" | "steady" | "Jain") => {
+            "what comes after a dropped segment reaches the application when that was sent again, a \
+             round trip through the queue later"
+        }
+        _ => UNKNOWN,
+    }
+}
+
+fn of_ebpf(cell: &Cell, missed: &str) -> &'static str {
     match (cell.protocol, cell.direction, missed) {
         (Protocol::Tcp, Download, _) if cell.share() < 50 => {
             "below 46 kbit/s a connection's window cannot be closed for long enough (1152 bytes pass \
