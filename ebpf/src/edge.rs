@@ -41,8 +41,17 @@ const CREDIT_IDLE: u64 = 50 * MILLISECOND;
 const BACKSTOP: u64 = 400 * MILLISECOND;
 /// ... plus the time of one segment per socket, at most this.
 const BACKSTOP_SOCKETS: u64 = 600 * MILLISECOND;
-/// Debt down to which a dry socket still gets one segment a round trip.
+/// A closed socket still gets [`CLOSED`] bytes with each probe: so many bytes a second.
+const LEAK: u64 = CLOSED as u64 * 1000 / 208;
+/// Backlog at which packets are dropped where a share is less than that, of sockets in debt ...
+const BACKSTOP_DEBT: u64 = 40 * MILLISECOND;
+/// ... and of the others while all of them begin, in the first second after a pause.
+const BACKSTOP_LEAK: u64 = 80 * MILLISECOND;
+/// Debt down to which a dry socket still gets one segment a round trip ...
 const DEBT: u64 = 40 * MILLISECOND;
+/// ... while the limit's backlog is below this (134 ms); at twice this there is no credit any more.
+const LATE: i64 = 1 << LATE_SHIFT;
+const LATE_SHIFT: u32 = 27;
 /// Tokens and outstanding permits are capped at two round trips and this.
 const HORIZON: u64 = 60 * MILLISECOND;
 /// ... and this after a close: the tokens of a pause of two persist timers are not lost.
@@ -130,19 +139,34 @@ pub fn first_window(rate: NonZeroU64, sockets: NonZeroU64) -> u32 {
 
 /// The slack of TCP downloads: `idle` is the time since the limit's last packet,
 /// `since_close` since one of its sockets was closed, ns.
+///
+/// Many sockets of a slow limit get more than their share through closed windows. What is too much
+/// is dropped then: of those that had their share already, not of whoever comes last.
 #[inline]
 #[must_use]
-pub fn slack(shared: &Shared, idle: u64, since_close: u64, round_trip: u64) -> Slack {
+pub fn slack(
+    shared: &Shared,
+    in_debt: bool,
+    begins: bool,
+    idle: u64,
+    since_close: u64,
+    round_trip: u64,
+) -> Slack {
     let pause = if since_close < 1500 * MILLISECOND {
         SECOND
     } else {
         200 * MILLISECOND + 2 * round_trip
     };
     let sockets = time_of(MSS * shared.sockets.get(), shared.rate).min(BACKSTOP_SOCKETS);
-    Slack {
-        credit: if idle > pause { CREDIT_IDLE } else { CREDIT },
-        backlog: BACKSTOP + sockets,
-    }
+    let leaks = shared.rate.get() < LEAK * shared.sockets.get();
+    let backlog = if leaks && in_debt {
+        BACKSTOP_DEBT
+    } else if leaks && begins {
+        BACKSTOP_LEAK
+    } else {
+        BACKSTOP + sockets
+    };
+    Slack { credit: if idle > pause { CREDIT_IDLE } else { CREDIT }, backlog }
 }
 
 impl Edge {
@@ -161,7 +185,10 @@ impl Edge {
         }
         self.at = seen.now;
         self.rate = shared.rate.get();
-        self.tokens = (MSS + start).cast_signed() - charged.cast_signed();
+        // A probe's time of its share is less than the first window: it stops right after that.
+        let slow = bytes_in(200 * MILLISECOND, share) < 2 * MSS;
+        let credit = if fresh && slow { 0 } else { MSS };
+        self.tokens = (credit + start).cast_signed() - charged.cast_signed();
         self.right = seen.right;
         self.next = seen.next;
     }
@@ -189,6 +216,13 @@ impl Edge {
         given
     }
 
+    /// Whether the socket was granted more than its share.
+    #[inline]
+    #[must_use]
+    pub fn in_debt(&self, shared: &Shared, now: u64) -> bool {
+        self.tokens + earned(now, self.at, share(shared)) < 0
+    }
+
     /// Whether nothing has been decided about this socket yet.
     #[inline]
     #[must_use]
@@ -208,6 +242,13 @@ pub fn share(shared: &Shared) -> u64 {
     let corrected = (scale.cast_signed() - error).cast_unsigned();
     // In microseconds the product fits.
     shared.rate.get() / shared.sockets * (corrected / 1000) / (scale / 1000)
+}
+
+/// What a socket earns from `at` to `now`, bytes.
+#[inline]
+fn earned(now: u64, at: u64, share: u64) -> i64 {
+    let elapsed = branchless::clamp(now.wrapping_sub(at).cast_signed(), 0, EARN);
+    bytes_in(elapsed.cast_unsigned(), share).cast_signed()
 }
 
 /// Decides the window of the segment that is about to be sent.
@@ -239,9 +280,7 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     let draining = seen.now < edge.given_until && outstanding > cap;
     // No window is larger: what we remember is of another state of the socket.
     let advertised = if draining || moved.unsigned_abs() > LARGEST_WINDOW { 0 } else { moved };
-    let elapsed = seen.now.wrapping_sub(edge.at).cast_signed();
-    let elapsed = branchless::clamp(elapsed, 0, EARN).cast_unsigned();
-    let tokens = edge.tokens - i64::from(advertised) + bytes_in(elapsed, share).cast_signed();
+    let tokens = edge.tokens - i64::from(advertised) + earned(seen.now, edge.at, share);
     let tokens = branchless::min(tokens, full + 2 * mss);
     edge.tokens = tokens;
     edge.right = seen.right;
@@ -252,6 +291,9 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     let window = outstanding + branchless::clamp(tokens, 0, room);
     let jitter = mss * i64::from(seen.random & 1023) / 1024;
     let debt = mss / 2 + jitter + bytes_in(DEBT, share).cast_signed();
+    let late = branchless::clamp(shared.balance - LATE, 0, LATE);
+    // In milliseconds the product fits.
+    let debt = (debt * ((LATE - late) >> 20)) >> (LATE_SHIFT - 20);
     let closed = window < mss && tokens <= -debt;
     // A socket that only sends needs no share.
     let greedy = received && outstanding < cap;

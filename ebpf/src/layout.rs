@@ -78,6 +78,8 @@ pub struct Group<Word = u64> {
     pub clock_rate: Word,
     /// When the last packet passed, ns.
     pub last: Word,
+    /// When the first packet after a pause passed, ns.
+    pub begun: Word,
     /// When a download of this limit was last stopped by a closed window, ns.
     pub last_close: Word,
     /// The largest round trip lately, ns.

@@ -40,12 +40,19 @@ const BACKSTOP: u64 = 100 * MILLISECOND;
 /// The same for a socket that is not paced: TCP tries again after 200 ms, and a bucket that
 /// holds less than that starves it (measured .54 of the rate at 100 ms, 1.006 at 250 ms).
 const BACKSTOP_UNPACED: u64 = 250 * MILLISECOND;
-/// Packets that fit on top of the backstop whatever the rate.
+/// Packets that fit on top of the backstop whatever the rate ...
 const BACKSTOP_PACKETS: u64 = 4;
+/// ... but not in the first second of several sockets: all begin at once, and know nothing of one
+/// another. The packet is then part of the backlog.
+const BEGINNING: u64 = SECOND;
+/// The backlog in which it has to fit.
+const BEGINNING_BACKLOG: u64 = 70 * MILLISECOND;
 /// The kernel's first congestion window, segments.
 const INITIAL_WINDOW: u64 = 10;
-/// More sockets than this begin with a single segment each.
+/// More sockets than this begin with a single segment each ...
 const FEW_SOCKETS: u64 = 4;
+/// ... and any with a share below this many segments a second.
+const SLOW_SEGMENTS: u64 = 10;
 
 /// The pace of one of `sockets` that share `rate`, bytes per second, while the limit's
 /// balance is `balance` ns (positive: a backlog) and its last packet was `idle` ns ago.
@@ -77,25 +84,64 @@ pub const fn out_of_step(pace: u64, random: u32) -> u64 {
     pace - pace / 8 + (pace / 4) * (random & 1023) as u64 / 1023
 }
 
+/// First windows of so many segments are the least that there are, whatever they cost.
+pub const SMALL_WINDOW: u32 = 2;
+
+/// The pace behind the first packets of a connection. They go at once, before what they are the
+/// price of; paid like all others, each socket would always be one ahead.
+#[inline]
+#[must_use]
+pub const fn first(pace: u64) -> u64 {
+    pace / 2 + 1
+}
+
 /// The first congestion window of a socket in segments: 20 ms of its share. `None`: the
 /// kernel's own is small enough.
 #[inline]
 #[must_use]
 pub fn initial_window(rate: NonZeroU64, sockets: NonZeroU64) -> Option<u32> {
     let segments = rate.get() / 50 / MSS / sockets;
-    let least = if sockets.get() > FEW_SOCKETS { 1 } else { 2 };
+    let slow = rate.get() < SLOW_SEGMENTS * MSS * sockets.get();
+    let least = if slow || sockets.get() > FEW_SOCKETS { 1 } else { 2 };
     (segments < INITIAL_WINDOW).then(|| segments.max(least) as u32)
 }
 
-/// The slack of a TCP upload: `idle` is the time since the limit's last packet.
-#[inline]
-#[must_use]
-pub fn slack(rate: NonZeroU64, idle: u64, paced: bool) -> Slack {
-    let pause = SECOND + time_of(2 * MSS, rate);
-    let backstop = if paced { BACKSTOP } else { BACKSTOP_UNPACED };
-    Slack {
-        credit: if idle > pause || !paced { CREDIT_IDLE } else { CREDIT },
-        backlog: backstop + time_of(BACKSTOP_PACKETS * MSS, rate),
+/// What an upload's packet meets.
+#[derive(Debug, Clone, Copy)]
+pub struct Upload {
+    /// Bytes per second of the whole limit.
+    pub rate: NonZeroU64,
+    /// Sockets that use it.
+    pub sockets: NonZeroU64,
+    /// Time since its last packet, ns.
+    pub idle: u64,
+    /// Time since its first packet after a pause, ns.
+    pub running: u64,
+    /// Whether the socket is paced.
+    pub paced: bool,
+}
+
+impl Upload {
+    /// Whether this packet is the first after a pause.
+    #[inline]
+    #[must_use]
+    pub fn begins(&self) -> bool {
+        self.idle > SECOND + time_of(2 * MSS, self.rate)
+    }
+
+    /// The slack for a packet that takes `cost` ns.
+    #[inline]
+    #[must_use]
+    pub fn slack(&self, cost: u64) -> Slack {
+        let idle = self.begins() || !self.paced;
+        let starting = self.paced && self.sockets.get() > 1 && self.running < BEGINNING;
+        let backlog = if starting {
+            BEGINNING_BACKLOG - cost.min(BEGINNING_BACKLOG)
+        } else {
+            let backstop = if self.paced { BACKSTOP } else { BACKSTOP_UNPACED };
+            backstop + time_of(BACKSTOP_PACKETS * MSS, self.rate)
+        };
+        Slack { credit: if idle { CREDIT_IDLE } else { CREDIT }, backlog }
     }
 }
 
@@ -133,7 +179,19 @@ mod tests {
     fn a_slow_limit_starts_small_and_a_fast_one_as_ever() {
         assert_eq!(initial_window(n(125_000), n(1)), Some(2));
         assert_eq!(initial_window(n(125_000), n(16)), Some(1));
+        assert_eq!(initial_window(n(32_000), n(4)), Some(1));
         assert_eq!(initial_window(n(125_000_000), n(1)), None);
+    }
+
+    #[test]
+    fn sockets_that_start_together_have_little_room() {
+        let one = Upload { rate: n(32_000), sockets: n(1), idle: 0, running: 0, paced: true };
+        let (cost, several) = (45 * MILLISECOND, Upload { sockets: n(16), ..one });
+        assert_eq!(several.slack(cost).backlog, BEGINNING_BACKLOG - cost);
+        assert_eq!(several.slack(SECOND).backlog, 0, "what is large passes in the end");
+        let later = Upload { running: SECOND, ..several };
+        assert_eq!(later.slack(cost).backlog, one.slack(cost).backlog);
+        assert!(one.slack(cost).backlog > BACKSTOP + 4 * cost);
     }
 
     proptest! {

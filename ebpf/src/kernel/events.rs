@@ -121,7 +121,7 @@ fn serve(ctx: *mut bpf_sock_ops, sk: *mut c_void, limit: Option<Limit>, op: u32)
         }
         return;
     }
-    upload::set_initial_window(socket, &limit);
+    upload::set_initial_window(socket, flow, &limit);
     if can_grant() {
         download::set_window(ctx, sk, flow, &limit, now, true);
     }

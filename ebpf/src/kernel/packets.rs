@@ -15,10 +15,10 @@ use aya_ebpf::{
 use chadthrottle_ebpf::{
     active::{Active, Snapshot},
     atomic::Shared,
-    clock::{self, MILLISECOND, Slack},
+    clock::{self, MILLISECOND, SECOND, Slack, balance},
     edge,
     layout::{Flow, Group, LOCAL, PACED, UPLOAD},
-    pace,
+    pace::Upload,
     packet::payload,
     program::{Packet, field},
 };
@@ -75,13 +75,12 @@ fn decide(skb: *mut __sk_buff, direction: u32) -> Option<bool> {
     let cost = clock::time_of(u64::from(packet.bytes), rate);
     let (cost, slack) = if packet.tcp {
         let flow = FLOWS.get_or_zeroed(sk)?;
-        let idle = now.wrapping_sub(group.last.get());
         if direction == UPLOAD {
-            (cost, upload_slack(flow, group, rate, now, idle))
+            (cost, upload_slack(flow, group, rate, now, cost))
         } else if is_given(flow, sk, packet.bytes, now) {
             (0, GIVEN)
         } else {
-            (cost, download_slack(group, rate, now, idle))
+            (cost, download_slack(flow, group, rate, now))
         }
     } else {
         (cost, BUCKET)
@@ -114,11 +113,17 @@ fn is_given(flow: &mut Flow, sk: *mut c_void, bytes: u32, now: u64) -> bool {
 
 /// The backstop of TCP downloads.
 #[inline]
-fn download_slack(group: &Group<Shared>, rate: NonZeroU64, now: u64, idle: u64) -> Slack {
+fn download_slack(flow: &Flow, group: &Group<Shared>, rate: NonZeroU64, now: u64) -> Slack {
+    let idle = now.wrapping_sub(group.last.get());
     let sockets = Active::unpack(group.active.get()).sockets();
-    let shared = edge::Shared { rate, sockets, balance: 0 };
+    let shared = edge::Shared { rate, sockets, balance: balance(group.clock.get(), now) };
+    let in_debt = flow.edge.in_debt(&shared, now);
     let since_close = now.wrapping_sub(group.last_close.get());
-    edge::slack(&shared, idle, since_close, group.round_trip.get())
+    if idle > SECOND {
+        group.begun.set(now);
+    }
+    let begins = now.wrapping_sub(group.begun.get()) < SECOND;
+    edge::slack(&shared, in_debt, begins, idle, since_close, group.round_trip.get())
 }
 
 /// The backstop of TCP uploads; the socket is also counted as active here.
@@ -128,9 +133,19 @@ fn upload_slack(
     group: &Group<Shared>,
     rate: NonZeroU64,
     now: u64,
-    idle: u64,
+    cost: u64,
 ) -> Slack {
     let [_, epoch] = &mut flow.epochs;
-    Snapshot::take(&group.active, now, rate).count(&group.active, epoch);
-    pace::slack(rate, idle, flow.state & PACED != 0)
+    let active = Snapshot::take(&group.active, now, rate).count(&group.active, epoch);
+    let upload = Upload {
+        rate,
+        sockets: active.sockets(),
+        idle: now.wrapping_sub(group.last.get()),
+        running: now.wrapping_sub(group.begun.get()),
+        paced: flow.state & PACED != 0,
+    };
+    if upload.begins() {
+        group.begun.set(now);
+    }
+    upload.slack(cost)
 }

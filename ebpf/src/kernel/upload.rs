@@ -38,13 +38,17 @@ pub(crate) fn set_pace(
     socket.pace(flow, pace);
 }
 
-/// Sets the first congestion window, when the handshake is done.
+/// Sets the first congestion window, when the handshake is done, and the pace behind it.
 #[inline]
-pub(crate) fn set_initial_window(socket: Socket, limit: &Limit) {
+pub(crate) fn set_initial_window(socket: Socket, flow: &mut Flow, limit: &Limit) {
     let Some(rate) = limit.rate(UPLOAD) else { return };
     let Some(group) = GROUPS.get(limit.index(UPLOAD)) else { return };
     let sockets = Active::unpack(group.active.get()).sockets();
     if let Some(segments) = pace::initial_window(rate, sockets) {
         socket.initial_window(segments);
+        if segments <= pace::SMALL_WINDOW {
+            let pace = pace::first(u64::from(flow.pace));
+            socket.pace(flow, pace);
+        }
     }
 }
