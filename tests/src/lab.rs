@@ -143,6 +143,13 @@ impl Lab {
         self.peer(&self.far, SECOND, Family::V4)
     }
 
+    /// Has the two hosts find each other over IPv6. The first solicitation is lost while an address
+    /// is new, and a connection would take the second until the next for its round trip.
+    pub fn meet_v6(&self) {
+        let far = self.peer(&self.far, self.net(), Family::V6).ip();
+        self.near.sh(&format!("ping -6 -q -c 1 -W 5 {far}"));
+    }
+
     /// An address in the far namespace with a port nobody has used here.
     pub fn far_address(&self, family: Family) -> SocketAddr {
         self.peer(&self.far, self.net(), family)

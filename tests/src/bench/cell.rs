@@ -110,6 +110,9 @@ pub fn measure(limiter: &Limiter, cell: &Cell, seconds: f64) -> Outcome {
         _ => "none",
     };
     let stage = Stage::with_rtt(backend, Duration::from_millis(cell.rtt));
+    if cell.v6 {
+        stage.lab.meet_v6();
+    }
     let shape = |plan: Plan| {
         let plan = plan.flows(cell.flows);
         let plan = if cell.sender == Sender::Bbr { plan.congestion("bbr") } else { plan };

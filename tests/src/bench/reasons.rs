@@ -35,6 +35,10 @@ fn of_tc(cell: &Cell, missed: &str) -> &'static str {
 
 fn of_ebpf(cell: &Cell, missed: &str) -> &'static str {
     match (cell.protocol, cell.direction, missed) {
+        (Protocol::Udp, Download, "Jain") => {
+            "datagrams have no feedback: those over the limit are dropped as they come, and senders \
+             that send in step are hit unevenly"
+        }
         (Protocol::Tcp, Download, _) if cell.share() < 50 => {
             "below 46 kbit/s a connection's window cannot be closed for long enough (1152 bytes pass \
              with each persist probe): the rest is dropped and sent again"
@@ -66,8 +70,8 @@ pub fn of_figure(backend: &str, what: &str) -> &'static str {
         return UNKNOWN;
     }
     if what.starts_with("one active upload") {
-        return "it is found out 0.6 s after the others fall silent, but a socket is told with its next \
-                RTT sample only, and at a hundredth of the rate that is up to 0.25 s away";
+        return "what 99 others leave shows 0.1 to 0.5 s after they fall silent, and a socket is told with \
+                its next RTT sample only, at a hundredth of the rate every 0.23 s";
     }
     if what.starts_with("processor time") {
         return "a limited sender is woken by its pacing timer, or by its window, for few packets at a \

@@ -13,8 +13,12 @@ use crate::sys;
 
 /// Bytes of one read or write when nothing holds the flow back.
 const CHUNK: usize = 128 * 1024;
-/// The same for a flow that offers a certain rate: less than a millisecond of 200 Mbit/s.
+/// The same for a flow that offers a certain rate: less than a millisecond of 200 Mbit/s ...
 const PACED_CHUNK: usize = 16 * 1024;
+/// ... or a segment, where that is longer than a quarter of a second: who falls silent shall have
+/// nothing left to send soon after.
+const SEGMENT: usize = 1448;
+const SLOW: f64 = PACED_CHUNK as f64 * 4.0;
 /// How often a blocked flow looks whether it shall end.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -54,7 +58,14 @@ pub(super) fn send(
     idle_after: Option<f64>,
 ) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
-    let chunk = vec![0; if rate.is_some() { PACED_CHUNK } else { CHUNK }];
+    let chunk = vec![
+        0;
+        match rate {
+            None => CHUNK,
+            Some(rate) if rate < SLOW => SEGMENT,
+            Some(_) => PACED_CHUNK,
+        }
+    ];
     let mut pacer = Pacer::new(rate);
     let begun = Instant::now();
     while !meter.stopped() {
