@@ -1,6 +1,6 @@
 //! Why a target is missed, as far as known.
 
-use super::grid::{Cell, Protocol};
+use super::grid::{Cell, Protocol, Sender};
 use crate::stage::Direction::{Download, Upload};
 
 const UNKNOWN: &str = "not known";
@@ -10,6 +10,25 @@ pub fn of_cell(backend: &str, cell: &Cell, missed: &str) -> &'static str {
     match backend {
         "ebpf" => of_ebpf(cell, missed),
         "tc" => of_tc(cell, missed),
+        "nft" => of_nft(cell, missed),
+        _ => UNKNOWN,
+    }
+}
+
+fn of_nft(cell: &Cell, missed: &str) -> &'static str {
+    match (cell.protocol, cell.direction, missed) {
+        (Protocol::Tcp, Download, "retr") => {
+            "senders learn of our queue by its overflow alone: as many packets are dropped as are sent \
+             again"
+        }
+        (Protocol::Tcp, Upload, "retr") => {
+            "packets wait in our queue for longer than their sender's timer: what is sent again had not \
+             been lost (the receiver says so, by DSACK)"
+        }
+        (Protocol::Tcp, _, "steady" | "whole" | "Jain") if cell.share() < 100 => {
+            "with a few packets a second for each connection, those behind a dropped one reach the \
+             application seconds later"
+        }
         _ => UNKNOWN,
     }
 }
@@ -36,8 +55,8 @@ fn of_tc(cell: &Cell, missed: &str) -> &'static str {
 fn of_ebpf(cell: &Cell, missed: &str) -> &'static str {
     match (cell.protocol, cell.direction, missed) {
         (Protocol::Udp, Download, "Jain") => {
-            "datagrams have no feedback: those over the limit are dropped as they come, and senders \
-             that send in step are hit unevenly"
+            "datagrams have no feedback: those over the limit are dropped as they come, whoever sent \
+             them; that it hits senders unevenly is suspected to come from their sending in step"
         }
         (Protocol::Tcp, Download, _) if cell.share() < 50 => {
             "below 46 kbit/s a connection's window cannot be closed for long enough (1152 bytes pass \
@@ -45,9 +64,13 @@ fn of_ebpf(cell: &Cell, missed: &str) -> &'static str {
         }
         (Protocol::Tcp, Download, "cv") if cell.rtt == 0 => {
             "without an RTT a download comes in bursts, one for each persist probe of the sender \
-             (208 ms); see rate-control.md for the ways that were tried"
+             (208 ms); see rate-control.md for the ways that were tried. The nft backend is smooth here"
         }
-        (Protocol::Tcp, Download, "whole" | "steady") if cell.rtt == 0 => {
+        (Protocol::Tcp, _, "steady" | "whole") if cell.open => {
+            "what went unused when the limit began, up to half a second of the rate, is made up for"
+        }
+        // Less than a segment a round trip.
+        (Protocol::Tcp, Download, "whole" | "steady") if cell.share() * cell.rtt < 12_000 => {
             "bursts of 208 ms of the rate: one more or less in the time measured is 2 % of 10 s and \
              0.7 % of 30 s"
         }
@@ -56,6 +79,10 @@ fn of_ebpf(cell: &Cell, missed: &str) -> &'static str {
         {
             "the first one or two segments of each connection go before anything is known, and the \
              connections are told to slow down with their next round trip only"
+        }
+        (Protocol::Tcp, Upload, "steady" | "whole") if cell.sender == Sender::Bbr => {
+            "BBR sends a window of 16 segments (22 kB) at once where a share is that slow: one more or less \
+             in the time measured is 1 % and more"
         }
         (Protocol::Tcp, Upload, "cv" | "steady" | "whole") if cell.share() < 300 => {
             "a share of a few packets a second is paced in whole packets, two at a time"
@@ -69,9 +96,12 @@ pub fn of_figure(backend: &str, what: &str) -> &'static str {
     if backend != "ebpf" {
         return UNKNOWN;
     }
-    if what.starts_with("one active upload") {
-        return "what 99 others leave shows 0.1 to 0.5 s after they fall silent, and a socket is told with \
-                its next RTT sample only, at a hundredth of the rate every 0.23 s";
+    if what.starts_with("one active") {
+        return "what the limit left unused before, up to half a second of the rate, is made up for";
+    }
+    if what.starts_with("start to enforced") {
+        return "the transfer of 100 Mbit/s beside it takes its part of two processors: without one it \
+                takes 34 ms";
     }
     if what.starts_with("processor time") {
         return "a limited sender is woken by its pacing timer, or by its window, for few packets at a \
