@@ -7,23 +7,13 @@ use std::{
 };
 
 use chadthrottle_core::{
-    Counters, Direction, Host, LimitId, Limits, Notice, Result, Target,
-    error::{Error, ErrorKind},
+    Counters, Direction, Host, LimitId, Limits, Notice, Result, Target, error::Error,
     journal::Journal,
 };
 use tracing::debug;
 
-use super::{
-    ear::Ear,
-    engine::NEWS,
-    flows::{Selected, select},
-    known::Known,
-    marks::Marks,
-    members::{Members, State},
-    shares,
-    space::{How, Space},
-};
-use crate::{moved::Mark, netns::Netns};
+use super::{ear::Ear, engine::NEWS, members::State, shares, space::Space, who::Who};
+use crate::moved::Mark;
 
 /// How often what is taken for granted in between is looked at again: descriptors that were passed
 /// on, namespaces that were changed, filters that somebody deleted.
@@ -36,53 +26,6 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// The journal and the host, for what is recorded.
 type Ledger<'a> = (&'a Journal, &'a Host);
-
-/// Who is meant, and how their packets are known.
-enum Who {
-    Flows { members: Vec<Members>, known: Box<Known> },
-    Marks(Box<Marks>),
-}
-
-impl Who {
-    /// By marks where there is one and processes can be moved, else by flows.
-    fn enter(
-        targets: &[Target],
-        mark: Option<Mark>,
-        (journal, host): Ledger<'_>,
-        notices: &mut Vec<Notice>,
-    ) -> Result<Self> {
-        if let Some(mark) = mark {
-            match Marks::enter(host, journal, mark, targets) {
-                Ok(marks) => return Ok(Self::Marks(Box::new(marks))),
-                Err(error) if matches!(error.kind, ErrorKind::NoSuchTarget | ErrorKind::Usage) => {
-                    return Err(error);
-                }
-                Err(error) => notices.push(Notice::Warning(format!(
-                    "packets are known by their flows, so that new connections are free for some \
-                     ten milliseconds: {error}"
-                ))),
-            }
-        }
-        let members = targets.iter().map(|target| Members::enter(host, target));
-        Ok(Self::Flows { members: members.collect::<Result<_>>()?, known: Box::default() })
-    }
-
-    fn how(&self) -> How {
-        match self {
-            Self::Flows { .. } => How::Flows,
-            Self::Marks(marks) => How::Marks { mark: marks.mark, places: marks.places.clone() },
-        }
-    }
-
-    fn namespaces(&self, host: &Host) -> Vec<Netns> {
-        match self {
-            Self::Flows { members, .. } => {
-                members.iter().flat_map(Members::namespaces).collect()
-            }
-            Self::Marks(marks) => marks.namespaces(host),
-        }
-    }
-}
 
 /// See the module's documentation.
 pub(super) struct Active {
@@ -179,13 +122,17 @@ impl Active {
             self.looked = now;
         }
         let mut said = Vec::new();
-        if let Some(states) = self.refresh_members(thorough, ledger, &mut said)? {
+        let fresh = thorough || self.spaces.is_empty();
+        if let Some(states) = self.who.refresh(fresh, ledger, &mut said)? {
+            for space in self.spaces.values_mut() {
+                space.set_places(self.who.places())?;
+            }
             self.report(id, &states, notices);
         }
         self.enter_namespaces(ledger, notices)?;
         let mut outcome = Ok(());
         for space in self.spaces.values_mut() {
-            match follow(space, &mut self.who, ledger, &mut said) {
+            match self.who.follow(space, ledger, &mut said) {
                 Ok(true) => self.changed = now,
                 Ok(false) => {}
                 Err(error) => outcome = outcome.and(Err(error)),
@@ -209,34 +156,6 @@ impl Active {
             }
         }
         outcome
-    }
-
-    /// Looks who belongs to the targets now; `None` when that was not asked for.
-    fn refresh_members(
-        &mut self,
-        thorough: bool,
-        (journal, host): Ledger<'_>,
-        said: &mut Vec<String>,
-    ) -> Result<Option<Vec<State>>> {
-        match &mut self.who {
-            Who::Flows { members, known } => {
-                if thorough {
-                    members.iter_mut().for_each(Members::look_again);
-                    known.look_again();
-                }
-                Ok(Some(members.iter_mut().map(|members| members.refresh(host)).collect()))
-            }
-            // The kernel knows children and new sockets by their cgroup.
-            Who::Marks(_) if !thorough && !self.spaces.is_empty() => Ok(None),
-            Who::Marks(marks) => {
-                let (states, warnings) = marks.refresh(host, journal)?;
-                said.extend(warnings);
-                for space in self.spaces.values_mut() {
-                    space.set_places(&marks.places)?;
-                }
-                Ok(Some(states))
-            }
-        }
     }
 
     fn report(&mut self, id: LimitId, states: &[State], notices: &mut Vec<Notice>) {
@@ -330,7 +249,7 @@ impl Active {
                 // Said when the limit began.
                 debug!("{error}");
             }
-            follow(&mut new, &mut self.who, ledger, &mut Vec::new())?;
+            self.who.follow(&mut new, ledger, &mut Vec::new())?;
             self.spaces.insert(new.netns.id(), new);
             finish(vec![old], ledger)?;
         }
@@ -358,34 +277,9 @@ impl Active {
         let counters = self.counters();
         let mut outcome =
             finish(std::mem::take(&mut self.spaces).into_values().collect(), ledger);
-        if let Who::Marks(marks) = &mut self.who {
-            outcome = outcome.and(marks.leave(ledger.0));
-        }
+        outcome = outcome.and(self.who.leave(ledger.0));
         outcome.map(|()| counters)
     }
-}
-
-/// Brings one namespace up to date: its interfaces, and by flows its filters; says whether there
-/// were new flows.
-fn follow(
-    space: &mut Space,
-    who: &mut Who,
-    ledger: Ledger<'_>,
-    said: &mut Vec<String>,
-) -> Result<bool> {
-    let errors = space.follow_links(Some(ledger))?;
-    said.extend(errors.iter().map(Error::to_string));
-    let Who::Flows { members, known } = who else { return Ok(false) };
-    let sockets = space.sockets()?;
-    known.learn(ledger.1, members, &sockets)?;
-    let Selected { flows, ambiguous } = select(&sockets, &known.view(members));
-    for port in ambiguous {
-        said.push(format!(
-            "UDP port {port} is also used by processes that are not limited; what it sends and \
-             receives cannot be told apart and is not limited"
-        ));
-    }
-    space.sync(&flows)
 }
 
 fn deaf(error: &Error) -> Notice {

@@ -2,7 +2,7 @@
 //!
 //! | where | what |
 //! |---|---|
-//! | `members` | which processes, cgroups and namespaces are meant |
+//! | `who`, `members` | which processes, cgroups and namespaces are meant |
 //! | `known`, `flows` | which sockets they have, and the u32 filters that match their packets |
 //! | `ear` | hearing of new connections |
 //! | `marks` | the other way: nftables, conntrack and `act_ctinfo` |
@@ -35,6 +35,7 @@ mod shares;
 mod space;
 mod u32;
 mod undo;
+mod who;
 
 use std::sync::OnceLock;
 

@@ -71,7 +71,7 @@ fn attribution() -> (Check, bool) {
             let reason = error.source.as_ref().map(describe).unwrap_or_default();
             let (operation, object) = (&error.operation, &error.object);
             format!(
-                "flows: a new connection is free for some ten milliseconds; for marks the kernel \
+                "flows: a new connection is free for about a millisecond; for marks the kernel \
                  would have to {operation} {object}: {reason}{}",
                 error.meaning
             )

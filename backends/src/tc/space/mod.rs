@@ -1,5 +1,7 @@
 //! One limit in one network namespace: its two devices, and its filters on every interface.
 
+mod interfaces;
+
 use std::collections::{BTreeMap, HashSet};
 
 use chadthrottle_core::{
@@ -11,19 +13,18 @@ use tracing::{debug, warn};
 
 use super::{
     ear::Ear,
-    flows::{Flow, Tree},
-    hook::Hook,
-    marks::{self, Marking, Table},
+    marks::{self, Table},
     shaper::Shaper,
     shares::Use,
 };
 use crate::{
-    links::{self, Link, Watch},
+    links::{self, Watch},
     moved::{Mark, Place},
     netns::{self, Netns},
     rtnetlink::Socket,
     sockets::diag::Diag,
 };
+use interfaces::{Attached, largest_mtu};
 
 /// How the guardian calls a namespace that it keeps for us.
 pub(super) fn label(netns: u64) -> String {
@@ -51,32 +52,11 @@ pub(super) struct Space {
     tracked: Option<Entry>,
 }
 
-/// Our filters on one interface.
-struct Attached {
-    hook: Hook,
-    filters: Vec<Filters>,
-}
-
 /// How packets are known to be the target's.
 #[derive(Debug, Clone)]
 pub(super) enum How {
     Flows,
     Marks { mark: Mark, places: Vec<Place> },
-}
-
-/// The filters of one hook.
-enum Filters {
-    Flows(Tree),
-    Marks(Marking),
-}
-
-impl Filters {
-    fn is_intact(&self, rt: &mut Socket, hook: &Hook) -> Result<bool> {
-        match self {
-            Self::Flows(tree) => tree.is_intact(rt, hook),
-            Self::Marks(marking) => marking.is_intact(rt, hook),
-        }
-    }
 }
 
 impl Space {
@@ -188,152 +168,15 @@ impl Space {
         Ok(())
     }
 
-    /// Puts our filters on an interface; one that vanished meanwhile is no error.
-    fn attach(&mut self, link: &Link, ledger: Ledger<'_>) -> Result<()> {
-        let directions: Vec<Direction> =
-            self.shapers.iter().map(|shaper| shaper.direction).collect();
-        let hook = match Hook::take(&mut self.rt, &self.netns, link, &directions, ledger) {
-            Ok(hook) => hook,
-            Err(error) if error.errno() == libc::ENODEV => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let mut attached = Attached { hook, filters: Vec::new() };
-        let planted: Result<()> = self.shapers.iter().try_for_each(|shaper| {
-            let (direction, device) = (shaper.direction, shaper.device.index);
-            let (rt, hook) = (&mut self.rt, &attached.hook);
-            attached.filters.push(match self.how {
-                How::Flows => Filters::Flows(Tree::plant(rt, hook, direction, device)?),
-                How::Marks { mark, .. } => {
-                    Filters::Marks(Marking::plant(rt, hook, direction, device, mark)?)
-                }
-            });
-            Ok(())
-        });
-        if let Err(error) = planted {
-            if let Err(second) = attached.hook.release(&mut self.rt, ledger) {
-                warn!("{second}");
-            }
-            return if error.errno() == libc::ENODEV { Ok(()) } else { Err(error) };
-        }
-        self.hooks.insert(link.index, attached);
-        Ok(())
-    }
-
     /// The sockets of the namespace.
     pub(super) fn sockets(&self) -> Result<Vec<crate::sockets::DiagSocket>> {
         self.diag.dump()
-    }
-
-    /// Takes in the interfaces that came, forgets those that went; says what could not be done.
-    pub(super) fn follow_links(&mut self, ledger: Ledger<'_>) -> Result<Vec<Error>> {
-        if !self.watch.changed()? {
-            return Ok(Vec::new());
-        }
-        let links = links::list(&mut self.rt)?;
-        for shaper in &mut self.shapers {
-            shaper.set_mtu(&mut self.rt, largest_mtu(&links))?;
-        }
-        let charged: Vec<&Link> = links::charged(&links).collect();
-        let gone: Vec<u32> = self
-            .hooks
-            .keys()
-            .filter(|index| !charged.iter().any(|link| link.index == **index))
-            .copied()
-            .collect();
-        for index in gone {
-            if let Some(attached) = self.hooks.remove(&index) {
-                debug!("interface {} is not charged any more", attached.hook.link.name);
-                attached.hook.release(&mut self.rt, ledger)?;
-            }
-        }
-        let mut errors = Vec::new();
-        for link in charged {
-            if self.hooks.contains_key(&link.index) || self.refused.contains(&link.index) {
-                continue;
-            }
-            debug!("interface {} is taken in", link.name);
-            if let Err(error) = self.attach(link, ledger) {
-                self.refused.insert(link.index);
-                errors.push(error);
-            }
-        }
-        Ok(errors)
-    }
-
-    /// Makes all filters match these flows; says whether some are new.
-    pub(super) fn sync(&mut self, flows: &HashSet<Flow>) -> Result<bool> {
-        let mut outcome = Ok(());
-        let mut new = false;
-        for Attached { hook, filters } in self.hooks.values_mut() {
-            for tree in filters {
-                let Filters::Flows(tree) = tree else { continue };
-                new |= flows.iter().any(|flow| !tree.has(flow));
-                match tree.sync(&mut self.rt, hook, flows) {
-                    // The interface went a moment ago: the watch will say so.
-                    Err(error) if error.errno() == libc::ENODEV => {}
-                    result => outcome = outcome.and(result),
-                }
-            }
-        }
-        outcome.map(|()| new)
-    }
-
-    /// Reads the filters back; where somebody took them away they are planted anew, to be filled
-    /// by the next [`Space::sync`]. Says which interfaces that were.
-    pub(super) fn repair(&mut self, ledger: Ledger<'_>) -> Result<Vec<String>> {
-        let links = links::list(&mut self.rt)?;
-        let mut broken = Vec::new();
-        for (index, Attached { hook, filters }) in &self.hooks {
-            let exists = links.iter().any(|link| link.index == *index);
-            for tree in filters {
-                if exists && !tree.is_intact(&mut self.rt, hook)? && !broken.contains(index) {
-                    broken.push(*index);
-                }
-            }
-        }
-        let mut names = Vec::new();
-        for index in broken {
-            let Some(attached) = self.hooks.remove(&index) else { continue };
-            let link = attached.hook.link.clone();
-            names.push(link.name.clone());
-            attached.hook.release(&mut self.rt, ledger)?;
-            self.attach(&link, ledger)?;
-        }
-        Ok(names)
-    }
-
-    /// Reads the filters back right after they were made.
-    pub(super) fn verify(&mut self) -> Result<()> {
-        for Attached { hook, filters } in self.hooks.values() {
-            for tree in filters {
-                if !tree.is_intact(&mut self.rt, hook)?
-                    && links::exists(&mut self.rt, hook.link.index)?
-                {
-                    return Err(Error::new(
-                        ErrorKind::NoBackend,
-                        "read back our filters from",
-                        &hook.link.name,
-                    )
-                    .meaning("The kernel took them, but does not match what they say.")
-                    .advice("Use another backend."));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// What was used of the share of a direction, as of the last refresh.
     pub(super) fn used(&self, direction: Direction) -> Use {
         let found = self.shapers.iter().find(|shaper| shaper.direction == direction);
         found.map_or(Use { rate: 0, hungry: false }, Shaper::used)
-    }
-
-    /// Interfaces where filters of others are asked before ours.
-    pub(super) fn behind_others(&self) -> impl Iterator<Item = (&str, Direction)> {
-        self.hooks.values().flat_map(|attached| {
-            let hook = &attached.hook;
-            hook.others.iter().map(|direction| (hook.link.name.as_str(), *direction))
-        })
     }
 
     /// Reads counters and keeps the rates right.
@@ -401,9 +244,4 @@ impl Space {
         }
         outcome
     }
-}
-
-/// Of the interfaces that are charged; 1500 when there is none yet.
-fn largest_mtu(links: &[Link]) -> u32 {
-    links::charged(links).map(|link| link.mtu).max().unwrap_or(1500)
 }
