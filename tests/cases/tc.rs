@@ -211,3 +211,38 @@ fn two_namespaces_share_the_rate() {
     throttle.stop();
     stage.end();
 }
+
+/// A rate above 34 Gbit/s does not fit into 32 bits of bytes: the kernel must have it whole.
+#[test]
+fn forty_gigabit() {
+    let stage = Stage::new("tc");
+    let (target, _peer) = transfer(&stage, Role::Send, Role::Recv);
+    let throttle = stage.run(&["-u", "40gbit", "--pid", &target.pid().to_string()]);
+    let near = &stage.lab.near;
+    let links = near.sh("ip -o link show");
+    let device = links.split_whitespace().find(|word| word.starts_with("chad"));
+    let device = device.expect("our device").trim_end_matches(':');
+    let classes = near.sh(&format!("tc class show dev {device}"));
+    let root = classes.lines().find(|line| line.contains("htb 1:1 ")).expect("a class");
+    for word in ["rate", "ceil"] {
+        let mut words = root.split_whitespace().skip_while(|other| *other != word).skip(1);
+        let gbit = gigabits(words.next().expect("a rate"));
+        // Frames: 1514 bytes for 1448 of payload, until other packets pass.
+        assert!((40.0..60.0).contains(&gbit), "{word}: {root}");
+    }
+    throttle.stop();
+    stage.end();
+}
+
+/// As tc(8) prints rates.
+fn gigabits(text: &str) -> f64 {
+    let number = text.trim_end_matches(|c: char| c.is_alphabetic());
+    let scale = match &text[number.len()..] {
+        "Gbit" => 1.0,
+        "Mbit" => 1e-3,
+        "Kbit" => 1e-6,
+        "bit" => 1e-9,
+        unit => panic!("{unit} is no unit"),
+    };
+    number.parse::<f64>().expect("a number") * scale
+}
