@@ -18,9 +18,12 @@ pack() {
     mv "$2.$$" "$2"
 }
 
-# Builds what is tested, unless CHADTHROTTLE_PROGRAMS says where it is.
+# Builds what is tested, and the cases that run in the guest, unless CHADTHROTTLE_PROGRAMS says where
+# they are.
 build() {
-    [ -n "${CHADTHROTTLE_PROGRAMS:-}" ] ||
-        cargo build --release --locked --quiet --manifest-path "$root/Cargo.toml" \
-            --package chadthrottle --package chadthrottle-tests
+    [ -n "${CHADTHROTTLE_PROGRAMS:-}" ] && return
+    local what=(--release --locked --quiet --manifest-path "$root/Cargo.toml"
+        --package chadthrottle --package chadthrottle-tests)
+    cargo build "${what[@]}"
+    cargo test --no-run "${what[@]}" --test conformance_tc --test update
 }
