@@ -12,7 +12,7 @@ use crate::stage::Direction::{self, Download, Upload};
 pub enum Grid {
     /// About two minutes: the corners, each once
     Brief,
-    /// About twenty minutes: all that is promised, medians of three
+    /// About half an hour with the others and the figures: all that is promised, medians of three
     Standard,
     /// Hours: everything, medians of three
     Full,
