@@ -59,8 +59,9 @@ impl Session {
         let mut undo =
             |id, undo: &_, held: &_, all: &_| undo_with(&backends, &host, id, undo, held, all);
         let journal = Journal::create(&host)?;
-        recover::sweep(&host, &mut undo).iter().for_each(recover::Outcome::log);
+        // First of all: killed before it is there, we leave an empty journal to the next start.
         let guardian = Guardian::spawn(&journal)?;
+        recover::sweep(&host, &mut undo).iter().for_each(recover::Outcome::log);
         Ok(Self {
             host,
             backends,
