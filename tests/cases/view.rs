@@ -29,7 +29,10 @@ fn limits_a_live_transfer_with_nft() {
 
 /// Limits a download, sees on the screen that it holds, changes it, lifts it, quits.
 fn limits_a_live_transfer(backend: &str) {
-    let stage = Stage::with_rtt(backend, Duration::from_millis(20));
+    // Without an RTT ebpf comes in bursts. After tc's queue, which drops, TCP wins its rate back
+    // within a second only without one.
+    let rtt = if backend == "tc" { 0 } else { 20 };
+    let stage = Stage::with_rtt(backend, Duration::from_millis(rtt));
     let transfer = running(&stage, Download, V4, |plan| plan);
     let pid = transfer.near.pid().to_string();
     let screen = Screen::open(&stage, backend, SIZE);
