@@ -1,11 +1,7 @@
 //! The engine: limits come and go; a thread looks after new sockets.
 //!
-//! The thread looks as soon as it hears that somebody opens a connection ([`super::ear`]), and
-//! [`ECHOES`] after that, since an accepted socket is in a descriptor table only later. Besides it
-//! looks every [`CALM`], every [`BUSY`] in the first seconds after a limit began or sockets came,
-//! and less often where looking takes long: it waits [`PARTS`] times as long as it looked,
-//! [`BUSY_PARTS`] times when there is news, whatever it hears. So long a new connection can be
-//! free; what arrives at a listener or a UDP socket that is known has no such gap.
+//! The thread looks as soon as it hears that somebody opens a connection ([`super::ear`]), and now
+//! and then besides; how often is decided in [`super::attention`].
 
 use std::{
     collections::BTreeMap,
@@ -25,26 +21,14 @@ use rustix::{
 };
 use tracing::{debug, warn};
 
-use super::{ear::Ear, limit::Active, marks};
+use super::{
+    attention::{Attention, Pause},
+    ear::Ear,
+    limit::Active,
+    marks,
+};
 use crate::moved::Slot;
 
-/// How often sockets are looked at, when that is quick.
-const CALM: Duration = Duration::from_millis(40);
-/// How often when there is news, and for how long afterwards.
-const BUSY: Duration = Duration::from_millis(10);
-pub(super) const NEWS: Duration = Duration::from_secs(3);
-/// How often at least, however long it takes.
-const SELDOM: Duration = Duration::from_secs(1);
-/// One part looking, so many waiting.
-const PARTS: u32 = 15;
-const BUSY_PARTS: u32 = 3;
-/// When to look again after something was heard.
-const ECHOES: [Duration; 4] = [
-    Duration::from_millis(1),
-    Duration::from_millis(3),
-    Duration::from_millis(10),
-    Duration::from_millis(30),
-];
 /// Other threads that want a processor wait for ours: it looks for a moment, and seldom.
 const NICE: i32 = -20;
 
@@ -126,7 +110,7 @@ impl Shared {
         if let Err(errno) = rustix::process::setpriority_process(None, NICE) {
             debug!("the thread of the tc backend has the priority of others: {errno}");
         }
-        let mut heard = None;
+        let mut attention = Attention::new(Instant::now());
         loop {
             let mut state = self.state();
             if state.stopping {
@@ -141,8 +125,9 @@ impl Shared {
             let news = state.limits.values().any(|active| active.has_news(start));
             drop(state);
             let took = start.elapsed();
-            if self.wait(&ears, &pause(took, news, heard.map(|at: Instant| at.elapsed()))) {
-                heard = Some(Instant::now());
+            let pause = attention.looked(Instant::now(), took, news);
+            if self.wait(&ears, &pause) {
+                attention.heard(Instant::now());
             }
         }
     }
@@ -162,29 +147,6 @@ impl Shared {
         }
         true
     }
-}
-
-/// How long to wait before the next look.
-#[derive(Debug, PartialEq, Eq)]
-struct Pause {
-    /// When something is heard.
-    least: Duration,
-    /// Anyhow.
-    most: Duration,
-}
-
-/// After a look that took so long; `heard`: so long ago something was heard.
-fn pause(took: Duration, news: bool, heard: Option<Duration>) -> Pause {
-    let (often, parts) = if news { (BUSY, BUSY_PARTS) } else { (CALM, PARTS) };
-    let least = (took * parts).min(SELDOM);
-    let mut most = least.max(often);
-    let echo = heard.and_then(|ago| {
-        ECHOES.into_iter().find(|&echo| echo > ago).map(|echo| echo.saturating_sub(ago))
-    });
-    if let Some(echo) = echo {
-        most = most.min(echo.max(least));
-    }
-    Pause { least, most }
 }
 
 /// Waits for one of these, at most so long; says whether one has come.
@@ -277,34 +239,4 @@ impl Drop for TcEngine {
 
 fn unknown() -> Error {
     Error::new(ErrorKind::Failed, "find", "the limit").meaning("It is not in force.")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    #[test]
-    fn looks_again_soon_after_something_was_heard() {
-        let most = |ago: u32| pause(MS / 100, false, Some(ago * MS / 10)).most;
-        assert_eq!(most(0), MS);
-        assert_eq!(most(10), 2 * MS);
-        assert_eq!(most(95), MS / 2);
-        assert_eq!(most(400), CALM);
-        assert_eq!(pause(MS / 100, false, None).most, CALM);
-        assert_eq!(pause(MS / 100, true, None).most, BUSY);
-    }
-
-    #[test]
-    fn never_looks_more_than_its_share() {
-        for heard in [None, Some(Duration::ZERO), Some(5 * MS)] {
-            let calm = pause(4 * MS, false, heard);
-            assert_eq!((calm.least, calm.most), (60 * MS, 60 * MS));
-            let busy = pause(4 * MS, true, heard);
-            assert_eq!((busy.least, busy.most), (12 * MS, 12 * MS));
-        }
-        let long = pause(300 * MS, false, Some(Duration::ZERO));
-        assert_eq!((long.least, long.most), (SELDOM, SELDOM));
-    }
 }

@@ -12,7 +12,7 @@ use chadthrottle_core::{
 };
 use tracing::debug;
 
-use super::{ear::Ear, engine::NEWS, members::State, shares, space::Space, who::Who};
+use super::{attention::NEWS, ear::Ear, members::State, shares, space::Space, who::Who};
 use crate::moved::Mark;
 
 /// How often what is taken for granted in between is looked at again: descriptors that were passed

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `who`, `members` | which processes, cgroups and namespaces are meant |
 //! | `known`, `flows` | which sockets they have, and the u32 filters that match their packets |
-//! | `ear` | hearing of new connections |
+//! | `ear`, `attention` | hearing of new connections, and how often to look |
 //! | `marks` | the other way: nftables, conntrack and `act_ctinfo` |
 //! | `hook` | the clsact qdisc of an interface, where the filters hang |
 //! | `shape`, `shaper`, `device` | HTB on an ifb device: rates, bursts, queues, counters |
@@ -18,6 +18,7 @@
 //! A packet of the target leaves (or reaches) an interface, a filter redirects it to our device,
 //! HTB keeps it until it is its turn, and it goes on where it came from. No root qdisc is touched.
 
+mod attention;
 mod device;
 mod ear;
 mod engine;

@@ -71,8 +71,8 @@ fn attribution() -> (Check, bool) {
             let reason = error.source.as_ref().map(describe).unwrap_or_default();
             let (operation, object) = (&error.operation, &error.object);
             format!(
-                "flows: a new connection is free for about a millisecond; for marks the kernel \
-                 would have to {operation} {object}: {reason}{}",
+                "flows: a new connection is free until it is found, for milliseconds; for marks \
+                 the kernel would have to {operation} {object}: {reason}{}",
                 error.meaning
             )
         }

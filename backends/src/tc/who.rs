@@ -40,8 +40,8 @@ impl Who {
                     return Err(error);
                 }
                 Err(error) => notices.push(Notice::Warning(format!(
-                    "packets are known by their flows, so that new connections are free for \
-                     about a millisecond: {error}"
+                    "packets are known by their flows, so that new connections are free \
+                     until they are found, for milliseconds: {error}"
                 ))),
             }
         }
