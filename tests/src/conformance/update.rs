@@ -56,7 +56,8 @@ impl Adjustable {
         self.session.tell(&format!("{number} {what}"));
         self.answers += 1;
         let answered = || self.session.stdout().len() >= self.answers;
-        assert!(crate::process::eventually(SETTLE, answered), "{}", self.session.stderr());
+        // The first answer takes a backend's start, in an emulated guest more than a second.
+        assert!(crate::process::eventually(MEASURE, answered), "{}", self.session.stderr());
         self.session.stdout().swap_remove(self.answers - 1)
     }
 
