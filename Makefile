@@ -52,7 +52,7 @@ picture: packages-test build
 	$(SUDO) target/release/picture docs/view.svg
 
 # Writes the manual pages from what --help says.
-man:
+man: packages-run
 	CHADTHROTTLE_MAN=write cargo test --quiet --locked --package chadthrottle manual
 
 # Rebuilds the kernel objects that are checked in; users need not.

@@ -15,15 +15,10 @@ fn pages() -> Vec<(String, String)> {
     let mut cli = Cli::command().disable_help_subcommand(true);
     cli.build();
     let shown = cli.get_subcommands().filter(|command| !command.is_hide_set());
-    [&cli].into_iter().chain(shown).map(|command| (file_name(command), page(command))).collect()
+    [&cli].into_iter().chain(shown).map(page).collect()
 }
 
-fn file_name(command: &Command) -> String {
-    let name = command.get_display_name().unwrap_or_else(|| command.get_name());
-    format!("{name}.8")
-}
-
-fn page(command: &Command) -> String {
+fn page(command: &Command) -> (String, String) {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name());
     let mut text = Vec::new();
     let source = concat!("chadthrottle ", env!("CARGO_PKG_VERSION"));
@@ -32,7 +27,7 @@ fn page(command: &Command) -> String {
         .manual("System administration")
         .render(&mut text)
         .expect("written to memory");
-    String::from_utf8(text).expect("text")
+    (format!("{name}.8"), String::from_utf8(text).expect("text"))
 }
 
 #[test]
