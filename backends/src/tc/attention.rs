@@ -3,7 +3,7 @@
 //! As soon as somebody is heard to open a connection, and [`ECHOES`] after that, since an accepted
 //! socket is in a descriptor table only later. Besides every [`CALM`], every [`BUSY`] in the first
 //! seconds after a limit began or sockets came, and less often where looking takes long: a look is
-//! followed by a rest of [`PARTS`] times its processor time, [`BUSY_PARTS`] times when there is news.
+//! followed by a rest of [`PARTS`] times what it took, [`BUSY_PARTS`] times when there is news.
 //! What is heard may break the rest until [`CREDIT`] of it is owed. So long a new connection can be
 //! free; what arrives at a listener or a UDP socket that is known has no such gap.
 
@@ -32,7 +32,7 @@ const ECHOES: [Duration; 4] = [
 /// What was heard last, and how much rest is owed.
 #[derive(Debug)]
 pub(super) struct Attention {
-    /// Until then we should rest; a clock as in `ebpf/src/clock.rs`, [`CREDIT`] behind at most.
+    /// Until then we should rest.
     rested: Instant,
     heard: Option<Instant>,
 }
@@ -56,7 +56,7 @@ impl Attention {
         self.heard = Some(now);
     }
 
-    /// After a look that took so much processor time.
+    /// After a look that took so long.
     pub(super) fn looked(&mut self, now: Instant, took: Duration, news: bool) -> Pause {
         let (often, parts) = if news { (BUSY, BUSY_PARTS) } else { (CALM, PARTS) };
         let rest = (took * parts).min(SELDOM);
