@@ -34,3 +34,4 @@ pub mod rtnetlink;
 pub mod sockets;
 pub mod steer;
 pub mod tc;
+mod worker;

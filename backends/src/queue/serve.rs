@@ -1,7 +1,6 @@
 //! The thread that reads packets, waits until they are due and lets them pass.
 
 use std::{
-    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -10,10 +9,8 @@ use std::{
 use chadthrottle_core::{Error, ErrorKind, Rate, Result, backend::Count};
 use netlink_sys::Socket;
 use rustix::{
-    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
-    io::{Errno, read, write},
-    process::setpriority_process,
-    thread::gettid,
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
 };
 use tracing::{debug, warn};
 
@@ -23,7 +20,10 @@ use super::{
     state::{LaneId, State},
     wire::Request,
 };
-use crate::netns::Netns;
+use crate::{
+    netns::Netns,
+    worker::{self, Wake},
+};
 
 /// The first queue number that is tried: low ones are what people write into rules by hand.
 const FIRST_QUEUE: u16 = 0x4000;
@@ -31,9 +31,6 @@ const FIRST_QUEUE: u16 = 0x4000;
 const QUEUES: u16 = 0x8000;
 /// With nothing due, how long the thread sleeps at most.
 const IDLE: Duration = Duration::from_secs(60);
-
-/// The nice value that comes first (setpriority(2): of the one thread, on Linux).
-const FIRST: i32 = -20;
 
 /// Paces packets of nfnetlink queues, on a thread of its own. Dropping it lets pass what waits
 /// and gives up the queues: take the rules away that feed them before.
@@ -45,16 +42,13 @@ pub struct Shaper {
 struct Shared {
     state: Mutex<State>,
     /// Wakes the thread when something changed.
-    wake: OwnedFd,
+    wake: Wake,
 }
 
 impl Shaper {
     /// Starts the thread. Nothing is queued yet.
     pub fn start() -> Result<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let wake =
-            eventfd(0, flags).map_err(|errno| Error::io("make", "an eventfd", errno.into()))?;
-        let shared = Arc::new(Shared { state: Mutex::default(), wake });
+        let shared = Arc::new(Shared { state: Mutex::default(), wake: Wake::new()? });
         let served = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("queue".to_owned())
@@ -79,7 +73,7 @@ impl Shaper {
         let large = state.lanes.get(&lane).ok_or_else(|| unknown(lane))?.wants_large();
         let port = state.port(netns)?;
         // The thread waits on the ports that there are.
-        self.shared.wake();
+        self.shared.wake.wake();
         loop {
             let queue = FIRST_QUEUE + state.next_queue % QUEUES;
             state.next_queue = state.next_queue.wrapping_add(1);
@@ -112,7 +106,7 @@ impl Shaper {
             state.give_up(port, queue);
             state.close_if_unused(port);
         }
-        self.shared.wake();
+        self.shared.wake.wake();
     }
 
     /// Changes the rate in place.
@@ -128,7 +122,7 @@ impl Shaper {
                 asked.map_err(|error| Error::io("change the packet queue", queue, error))?;
             }
         }
-        self.shared.wake();
+        self.shared.wake.wake();
         Ok(())
     }
 
@@ -157,7 +151,7 @@ impl Shaper {
             state.give_up(port, queue);
             state.close_if_unused(port);
         }
-        self.shared.wake();
+        self.shared.wake.wake();
         state.lanes.remove(&lane).map(|lane| lane.count()).unwrap_or_default()
     }
 }
@@ -174,7 +168,7 @@ impl Drop for Shaper {
             // Closing the sockets gives up their queues.
             state.ports.clear();
         }
-        self.shared.wake();
+        self.shared.wake.wake();
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             warn!("the thread that paces packets had panicked");
         }
@@ -186,18 +180,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self) {
-        // It fails only when it is awake already.
-        if let Err(error) = write(&self.wake, &1_u64.to_ne_bytes()) {
-            debug!("the queue thread is awake: {error}");
-        }
-    }
-
     fn serve(&self) {
-        // A packet that is let go late is rate lost, and each turn is short.
-        if let Err(error) = setpriority_process(Some(gettid()), FIRST) {
-            debug!("packets are paced at the usual priority: {error}");
-        }
+        worker::come_first();
         let mut sockets = Vec::new();
         let mut seen = None;
         loop {
@@ -226,10 +210,8 @@ impl Shared {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => warn!("cannot wait for packets: {error}"),
         }
-        if !fds[0].revents().is_empty()
-            && let Err(error) = read(&self.wake, &mut [0; 8])
-        {
-            debug!("the eventfd was read already: {error}");
+        if !fds[0].revents().is_empty() {
+            self.wake.clear();
         }
     }
 }

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -16,10 +15,10 @@ use chadthrottle_core::{
     journal::Journal,
 };
 use rustix::{
-    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
-    io::{Errno, write},
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
 };
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
     attention::{Attention, Pause},
@@ -27,10 +26,10 @@ use super::{
     limit::Active,
     marks,
 };
-use crate::moved::Slot;
-
-/// Other threads that want a processor wait for ours: it looks for a moment, and seldom.
-const NICE: i32 = -20;
+use crate::{
+    moved::Slot,
+    worker::{self, Wake},
+};
 
 /// All limits, and the thread that keeps them true.
 pub(super) struct TcEngine {
@@ -41,7 +40,7 @@ pub(super) struct TcEngine {
 struct Shared {
     state: Mutex<State>,
     /// Ends the thread's waiting.
-    wake: OwnedFd,
+    wake: Wake,
 }
 
 struct State {
@@ -59,9 +58,6 @@ impl TcEngine {
     /// By `marks`, where the kernel can, or by flows.
     pub(super) fn start(host: &Host, journal: &Journal, marks: bool) -> Result<Self> {
         let slot = if marks { Some(Slot::reserve()?) } else { None };
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let wake =
-            eventfd(0, flags).map_err(|errno| Error::io("make", "an eventfd", errno.into()))?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 host: host.clone(),
@@ -72,7 +68,7 @@ impl TcEngine {
                 slot,
                 stopping: false,
             }),
-            wake,
+            wake: Wake::new()?,
         });
         let worker = thread::Builder::new().name("tc".to_owned()).spawn({
             let shared = Arc::clone(&shared);
@@ -86,9 +82,7 @@ impl TcEngine {
     fn shut_down(&mut self) -> Result<()> {
         let Some(worker) = self.worker.take() else { return Ok(()) };
         self.shared.state().stopping = true;
-        if let Err(errno) = write(&self.shared.wake, &1_u64.to_ne_bytes()) {
-            debug!("the thread of the tc backend ends with its next look: {errno}");
-        }
+        self.shared.wake.wake();
         if worker.join().is_err() {
             warn!("the thread of the tc backend has panicked");
         }
@@ -107,9 +101,7 @@ impl Shared {
     }
 
     fn look_after(&self) {
-        if let Err(errno) = rustix::process::setpriority_process(None, NICE) {
-            debug!("the thread of the tc backend has the priority of others: {errno}");
-        }
+        worker::come_first();
         let mut attention = Attention::new(Instant::now());
         loop {
             let mut state = self.state();
