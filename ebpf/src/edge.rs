@@ -39,6 +39,8 @@ const CREDIT: u64 = 600 * MILLISECOND;
 const CREDIT_IDLE: u64 = 50 * MILLISECOND;
 /// Backlog at which packets are dropped: TCP that ignores its window, or has none of ours.
 const BACKSTOP: u64 = 400 * MILLISECOND;
+/// ... of a socket that drains: what is owed when its window takes over is made up for at once.
+const BACKSTOP_DRAINING: u64 = 100 * MILLISECOND;
 /// ... plus the time of one segment per socket, at most this.
 const BACKSTOP_SOCKETS: u64 = 600 * MILLISECOND;
 /// A closed socket still gets [`CLOSED`] bytes with each probe: so many bytes a second.
@@ -137,36 +139,51 @@ pub fn first_window(rate: NonZeroU64, sockets: NonZeroU64) -> u32 {
     (rate.get() / 50 / 1460 / sockets).clamp(*FIRST_WINDOW.start(), *FIRST_WINDOW.end()) as u32
 }
 
-/// The slack of TCP downloads: `idle` is the time since the limit's last packet,
-/// `since_close` since one of its sockets was closed, ns.
+/// How a socket stands with what it was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It uses permits from before the limit, which no window takes back.
+    Draining,
+    /// It was granted more than its share.
+    InDebt,
+    /// Neither.
+    Clear,
+}
+
+/// What the backstop knows of the limit's time.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// Since the limit's last packet, ns.
+    pub idle: u64,
+    /// Since one of its sockets was closed, ns.
+    pub since_close: u64,
+    /// The largest round trip lately, ns.
+    pub round_trip: u64,
+    /// It is the first second after a pause.
+    pub begins: bool,
+}
+
+/// The slack of TCP downloads.
 ///
 /// Many sockets of a slow limit get more than their share through closed windows. What is too much
 /// is dropped then: of those that had their share already, not of whoever comes last.
 #[inline]
 #[must_use]
-pub fn slack(
-    shared: &Shared,
-    in_debt: bool,
-    begins: bool,
-    idle: u64,
-    since_close: u64,
-    round_trip: u64,
-) -> Slack {
-    let pause = if since_close < 1500 * MILLISECOND {
+pub fn slack(shared: &Shared, standing: Standing, times: &Times) -> Slack {
+    let pause = if times.since_close < 1500 * MILLISECOND {
         SECOND
     } else {
-        200 * MILLISECOND + 2 * round_trip
+        200 * MILLISECOND + 2 * times.round_trip
     };
     let sockets = time_of(MSS * shared.sockets.get(), shared.rate).min(BACKSTOP_SOCKETS);
     let leaks = shared.rate.get() < LEAK * shared.sockets.get();
-    let backlog = if leaks && in_debt {
-        BACKSTOP_DEBT
-    } else if leaks && begins {
-        BACKSTOP_LEAK
-    } else {
-        BACKSTOP + sockets
+    let backlog = match standing {
+        Standing::Draining => BACKSTOP_DRAINING,
+        Standing::InDebt if leaks => BACKSTOP_DEBT,
+        Standing::Clear if leaks && times.begins => BACKSTOP_LEAK,
+        _ => BACKSTOP + sockets,
     };
-    Slack { credit: if idle > pause { CREDIT_IDLE } else { CREDIT }, backlog }
+    Slack { credit: if times.idle > pause { CREDIT_IDLE } else { CREDIT }, backlog }
 }
 
 impl Edge {
@@ -216,11 +233,25 @@ impl Edge {
         given
     }
 
-    /// Whether the socket was granted more than its share.
+    /// How the socket stands with what it was granted.
     #[inline]
     #[must_use]
-    pub fn in_debt(&self, shared: &Shared, now: u64) -> bool {
-        self.tokens + earned(now, self.at, share(shared)) < 0
+    pub fn standing(&self, shared: &Shared, now: u64, round_trip: u64) -> Standing {
+        let share = share(shared);
+        let full = bytes_in(horizon(round_trip), share).cast_signed();
+        if self.drains(outstanding(self.right, self.next), full + 3 * MSS.cast_signed()) {
+            Standing::Draining
+        } else if self.tokens + earned(now, self.at, share) < 0 {
+            Standing::InDebt
+        } else {
+            Standing::Clear
+        }
+    }
+
+    /// Whether more is outstanding than a limit grants, from the time before it.
+    #[inline]
+    const fn drains(&self, outstanding: i64, cap: i64) -> bool {
+        self.given_until != 0 && outstanding > cap
     }
 
     /// Whether nothing has been decided about this socket yet.
@@ -242,6 +273,18 @@ pub fn share(shared: &Shared) -> u64 {
     let corrected = (scale.cast_signed() - error).cast_unsigned();
     // In microseconds the product fits.
     shared.rate.get() / shared.sockets * (corrected / 1000) / (scale / 1000)
+}
+
+/// How far ahead a socket may be granted, ns.
+#[inline]
+const fn horizon(round_trip: u64) -> u64 {
+    2 * round_trip + HORIZON
+}
+
+/// What a sender may still send, bytes.
+#[inline]
+fn outstanding(right: u32, next: u32) -> i64 {
+    branchless::max(i64::from(right.wrapping_sub(next).cast_signed()), 0)
 }
 
 /// What a socket earns from `at` to `now`, bytes.
@@ -268,20 +311,20 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
 
     let after_close =
         edge.closed_at != 0 && seen.now.wrapping_sub(edge.closed_at) < AFTER_CLOSE;
-    let horizon = 2 * seen.round_trip + HORIZON + if after_close { HORIZON_CLOSED } else { 0 };
+    let horizon = horizon(seen.round_trip) + if after_close { HORIZON_CLOSED } else { 0 };
     let full = bytes_in(horizon, share).cast_signed();
     let cap = branchless::min(full + 3 * mss, i64::from(widest(shared.rate)));
 
     let received = seen.next != edge.next;
     let moved = seen.right.wrapping_sub(edge.right).cast_signed();
-    // What was given is used up first; that the edge creeps meanwhile is not charged.
-    let outstanding = i64::from(seen.right.wrapping_sub(seen.next).cast_signed());
-    let outstanding = branchless::max(outstanding, 0);
-    let draining = seen.now < edge.given_until && outstanding > cap;
+    let outstanding = outstanding(seen.right, seen.next);
     // No window is larger: what we remember is of another state of the socket.
-    let advertised = if draining || moved.unsigned_abs() > LARGEST_WINDOW { 0 } else { moved };
+    let advertised = if moved.unsigned_abs() > LARGEST_WINDOW { 0 } else { moved };
     let tokens = edge.tokens - i64::from(advertised) + earned(seen.now, edge.at, share);
     let tokens = branchless::min(tokens, full + 2 * mss);
+    // Permits of the time before take seconds to be used up where the sender is slow or what it
+    // sends is dropped. What is left of them is all that this socket owes.
+    let tokens = if edge.drains(outstanding, cap) { 0 } else { tokens };
     edge.tokens = tokens;
     edge.right = seen.right;
     edge.next = seen.next;

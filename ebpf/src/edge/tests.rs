@@ -94,6 +94,23 @@ fn permits_from_before_the_limit_are_honoured_once_and_for_a_while() {
 }
 
 #[test]
+fn permits_that_take_long_to_use_up_are_no_debt() {
+    let (limit, mut edge) = (shared(1_250_000, 1), Edge::default());
+    edge.begin(&seen(SECOND, 0, 6_000_000), &limit, false, false);
+    // A sender in recovery: what was acknowledged moves, and the window with it.
+    for (ms, next) in [(600, 0), (700, 1_000_000), (800, 2_000_000)] {
+        let at = seen(SECOND + ms * MILLISECOND, next, next + 6_000_000);
+        let kept = grant(&mut edge, &limit, &at);
+        assert_eq!((kept.window, edge.tokens), (6_000_000, 0));
+        let standing = edge.standing(&limit, at.now, at.round_trip);
+        assert_eq!(standing, Standing::Draining);
+    }
+    let last = seen(SECOND + 850 * MILLISECOND, 7_990_000, 8_000_000);
+    assert!(!grant(&mut edge, &limit, &last).closed);
+    assert_ne!(edge.standing(&limit, last.now, last.round_trip), Standing::Draining);
+}
+
+#[test]
 fn what_was_given_at_the_first_packet_is_kept() {
     let mut edge = Edge::default();
     edge.give(1000, SECOND);

@@ -115,15 +115,18 @@ fn is_given(flow: &mut Flow, sk: *mut c_void, bytes: u32, now: u64) -> bool {
 #[inline]
 fn download_slack(flow: &Flow, group: &Group<Shared>, rate: NonZeroU64, now: u64) -> Slack {
     let idle = now.wrapping_sub(group.last.get());
-    let sockets = Active::unpack(group.active.get()).sockets();
-    let shared = edge::Shared { rate, sockets, balance: balance(group.clock.get(), now) };
-    let in_debt = flow.edge.in_debt(&shared, now);
-    let since_close = now.wrapping_sub(group.last_close.get());
     if idle > SECOND {
         group.begun.set(now);
     }
-    let begins = now.wrapping_sub(group.begun.get()) < SECOND;
-    edge::slack(&shared, in_debt, begins, idle, since_close, group.round_trip.get())
+    let times = edge::Times {
+        idle,
+        since_close: now.wrapping_sub(group.last_close.get()),
+        round_trip: group.round_trip.get(),
+        begins: now.wrapping_sub(group.begun.get()) < SECOND,
+    };
+    let sockets = Active::unpack(group.active.get()).sockets();
+    let shared = edge::Shared { rate, sockets, balance: balance(group.clock.get(), now) };
+    edge::slack(&shared, flow.edge.standing(&shared, now, times.round_trip), &times)
 }
 
 /// The backstop of TCP uploads; the socket is also counted as active here.

@@ -144,7 +144,8 @@ macro_rules! conformance {
                 udp_upload, udp6_download, udp6_upload, with_rtt_download, with_rtt_upload,
                 many_flows_download, many_flows_upload, both_directions_at_once;
             open: tcp_download, tcp_upload, tcp6_download, tcp6_upload, udp_download,
-                udp_upload, many_flows_download, many_flows_upload, passed_to_the_target;
+                udp_upload, many_flows_download, many_flows_upload, limited_again,
+                passed_to_the_target;
             accepted: old_listener_download, old_listener_upload, shared_listener_download,
                 shared_listener_upload, mptcp_client_download, mptcp_client_upload,
                 mptcp_listener_download, mptcp_listener_upload;

@@ -1,10 +1,12 @@
 //! A limit that comes later: connections that are already open slow down within a second.
 
-use super::{GLANCE, running};
+use std::{thread, time::Duration};
+
+use super::{GLANCE, MEASURE, SETTLE, TOLERANCE, running};
 use crate::{
     lab::Family::{self, V4, V6},
     load::{Plan, Role},
-    rates,
+    rates::{self, TEN_MBIT},
     stage::{
         Direction::{self, Download, Upload},
         Stage,
@@ -60,9 +62,9 @@ pub fn many_flows_download(backend: &str) {
     let stage = Stage::new(backend);
     let transfer = running(&stage, Download, V4, |plan| plan.flows(16));
     let throttle = stage.limit(Download, transfer.near.pid());
-    std::thread::sleep(super::SETTLE);
-    let bins = transfer.near.watch(super::MEASURE);
-    rates::assert_rate("open connections", &bins, rates::TEN_MBIT, POLICED);
+    thread::sleep(SETTLE);
+    let bins = transfer.near.watch(MEASURE);
+    rates::assert_rate("open connections", &bins, TEN_MBIT, POLICED);
     throttle.stop();
     transfer.assert_recovers("open connections after release");
     stage.end();
@@ -71,6 +73,26 @@ pub fn many_flows_download(backend: &str) {
 /// 16 connections, uploading.
 pub fn many_flows_upload(backend: &str) {
     open(backend, Upload, V4, |plan| plan.flows(16));
+}
+
+/// A limit that comes again, once the window has grown to megabytes that its sender takes seconds
+/// to use up: when that ends, the limit is held without a stall.
+pub fn limited_again(backend: &str) {
+    const AHEAD: Duration = Duration::from_secs(2);
+    let stage = Stage::with_rtt(backend, Duration::from_millis(20));
+    let transfer = running(&stage, Download, V4, |plan| plan);
+    let throttle = stage.limit(Download, transfer.near.pid());
+    transfer.assert_limited("limited");
+    throttle.stop();
+    thread::sleep(AHEAD);
+    let throttle = stage.limit(Download, transfer.near.pid());
+    thread::sleep(SETTLE);
+    let bins = transfer.near.watch(MEASURE);
+    rates::assert_rate("limited again", &bins, TEN_MBIT, TOLERANCE);
+    let slowest = bins.chunks(5).map(rates::mean).fold(f64::INFINITY, f64::min);
+    assert!(slowest > 0.4 * TEN_MBIT, "a stall\n{}", rates::show(&bins));
+    throttle.stop();
+    stage.end();
 }
 
 /// A connection that another process opened and handed to the limited one (`SCM_RIGHTS`).
@@ -85,9 +107,9 @@ pub fn passed_to_the_target(backend: &str) {
     giver.wait_given();
     target.wait_connected();
     // The rescan comes once a second; then the connection has its second to come down.
-    std::thread::sleep(GLANCE + super::SETTLE);
-    let bins = target.watch(super::MEASURE);
-    rates::assert_rate("passed connection", &bins, rates::TEN_MBIT, super::TOLERANCE);
+    thread::sleep(GLANCE + SETTLE);
+    let bins = target.watch(MEASURE);
+    rates::assert_rate("passed connection", &bins, TEN_MBIT, TOLERANCE);
     throttle.stop();
     stage.end();
 }
