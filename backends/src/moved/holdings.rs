@@ -15,6 +15,7 @@ use super::{
 use crate::{
     netns::{self, Netns},
     sockets::{self, Protocol, SocketInfo, SocketMap, diag},
+    steer::Reach,
 };
 
 /// A socket that a member holds.
@@ -43,6 +44,16 @@ enum Standing {
 }
 
 impl Socket {
+    /// Where it can be fetched when it is a TCP connection. (What is set on a listener would pass to
+    /// all that is accepted on it, by whomever.)
+    #[must_use]
+    pub fn reach(&self) -> Option<Reach<'_>> {
+        let SocketInfo { protocol, cookie, listening, .. } = self.info;
+        let (holder, number) = (&self.holder.0, self.holder.1);
+        let is_connection = protocol == Protocol::Tcp && !listening;
+        is_connection.then_some(Reach { holder, number, inode: self.inode, cookie })
+    }
+
     /// Our own descriptor for it; `None` when it is closed by now. Keep it for a moment only:
     /// meanwhile the connection does not close.
     pub fn grab(&self) -> Result<Option<OwnedFd>> {
@@ -108,6 +119,12 @@ impl Holdings {
     /// The sockets, as of the last scan.
     pub fn iter(&self) -> impl Iterator<Item = &Socket> {
         self.known.values()
+    }
+
+    /// The TCP connections among them.
+    #[must_use]
+    pub fn connections(&self) -> Vec<Reach<'_>> {
+        self.iter().filter_map(Socket::reach).collect()
     }
 
     /// Marks the sockets that were created outside of `places` and that nobody has looked at
@@ -207,20 +224,24 @@ impl Holdings {
 }
 
 /// Those of `gone` that somebody else holds now, each with a descriptor.
-pub fn given_away<'a>(host: &Host, gone: &'a [Socket]) -> Result<Vec<(&'a Socket, OwnedFd)>> {
-    if gone.is_empty() {
+pub fn given_away(
+    host: &Host,
+    gone: impl IntoIterator<Item = u64>,
+) -> Result<Vec<(u64, OwnedFd)>> {
+    let mut gone = gone.into_iter().peekable();
+    if gone.peek().is_none() {
         return Ok(Vec::new());
     }
     let owners = SocketMap::scan(host)?;
     let mut found = Vec::new();
-    for socket in gone {
-        for &pid in owners.owners(socket.inode).iter().take(1) {
+    for inode in gone {
+        for &pid in owners.owners(inode).iter().take(1) {
             let Ok(process) = Process::open(host, pid) else { continue };
             let numbers = sockets::inodes_of(host, pid).unwrap_or_default();
-            let number = numbers.into_iter().find(|(_, inode)| *inode == socket.inode);
-            if let Some((number, inode)) = number {
+            let number = numbers.into_iter().find(|(_, held)| *held == inode);
+            if let Some((number, _)) = number {
                 let fd = sockets::grab(&process, number, inode)?;
-                found.extend(fd.map(|fd| (socket, fd)));
+                found.extend(fd.map(|fd| (inode, fd)));
             }
         }
     }

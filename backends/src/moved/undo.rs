@@ -25,8 +25,9 @@ pub fn record(targets: &[Target], members: &[Members], mark: Mark, steered: bool
 pub fn undo(host: &Host, record: &Undo, all: &[Undo]) -> Result<()> {
     let (processes, cgroups, mark, steered) = match record {
         Undo::Marks { processes, cgroups, mark, steered } => {
-            (processes, cgroups, Mark::from_value(*mark), *steered)
+            (processes, cgroups, Some(Mark::from_value(*mark)), *steered)
         }
+        Undo::Sockets { processes, cgroups } => (processes, cgroups, None, true),
         // Read together with the sockets.
         Undo::Pace { .. } => return Ok(()),
         _ => {
@@ -38,7 +39,9 @@ pub fn undo(host: &Host, record: &Undo, all: &[Undo]) -> Result<()> {
         for (number, inode) in sockets::inodes_of(host, process.key.pid).unwrap_or_default() {
             let Ok(Some(socket)) = sockets::grab(&process, number, inode) else { continue };
             let Some(info) = sockets::describe(&socket) else { continue };
-            if let Err(error) = mark.take_off(&socket) {
+            if let Some(mark) = mark
+                && let Err(error) = mark.take_off(&socket)
+            {
                 warn!("cannot take the mark off a socket of process {process}: {error}");
             }
             if steered && info.protocol == Protocol::Tcp {

@@ -76,9 +76,19 @@ pub struct TcpState {
     pub rtt_us: u32,
     /// Milliseconds since data came last.
     pub since_received_ms: u32,
+    /// Milliseconds since data was sent last.
+    pub since_sent_ms: u32,
     /// What the peer may send at most without another acknowledgement, bytes. Before kernel 6.2
     /// an upper bound of it.
     pub window: u32,
+    /// How far the window may grow, bytes (`rcv_ssthresh`): never beyond the clamp.
+    pub room: u32,
+    /// Payload received in order, bytes.
+    pub received: u64,
+    /// Payload sent that the peer has acknowledged, bytes.
+    pub acknowledged: u64,
+    /// Written by the application and not sent yet, bytes.
+    pub unsent: u32,
 }
 
 /// Asks for [`TcpState`] (`TCP_INFO`).
@@ -88,12 +98,21 @@ pub fn tcp_state(fd: impl AsFd) -> Result<TcpState> {
     // Offsets within struct tcp_info of include/uapi/linux/tcp.h.
     let field =
         |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    let wide = |at: usize| {
+        let (low, high) = (u64::from(field(at)), u64::from(field(at + 4)));
+        if cfg!(target_endian = "little") { low | high << 32 } else { low << 32 | high }
+    };
     let (rtt, min_rtt) = (field(68), field(148));
-    let (slow_start_threshold, window) = (field(64), field(232));
+    let (room, window) = (field(64), field(232));
     Ok(TcpState {
         rtt_us: if min_rtt == 0 || min_rtt == u32::MAX { rtt } else { min_rtt },
         since_received_ms: field(52),
-        window: if window == 0 { slow_start_threshold } else { window },
+        since_sent_ms: field(44),
+        window: if window == 0 { room } else { window },
+        room,
+        received: wide(128),
+        acknowledged: wide(120),
+        unsent: field(144),
     })
 }
 

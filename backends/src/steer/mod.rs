@@ -2,134 +2,179 @@
 //!
 //! What is over a limit waits or is lost behind it. A sender that knows does not send it:
 //!
-//! - uploads get a pace (`SO_MAX_PACING_RATE`) of the whole rate, which also makes TCP keep
-//!   little of what it has written below itself (TCP small queues hold a millisecond's worth at
-//!   the pace);
-//! - downloads get a window (`TCP_WINDOW_CLAMP`) of the rate x (RTT + what may wait), shared by
-//!   the connections that receive. It never closes what a sender was allowed to send before.
+//! - uploads get a pace (`SO_MAX_PACING_RATE`), which also makes TCP keep little of what it has
+//!   written below itself (TCP small queues hold a millisecond's worth at the pace);
+//! - downloads get a window (`TCP_WINDOW_CLAMP`) of their share x (RTT + what may wait). It never
+//!   closes what a sender was allowed to send before.
 //!
-//! Neither enforces anything. It is set when a limit begins and once a second for sockets that
-//! came since; kernel 5.6 (`pidfd_getfd`), `CAP_SYS_PTRACE`. MPTCP sockets take neither.
+//! Neither enforces anything. What a connection's share is follows from what all of them moved
+//! since they were looked at last (max-min fairness), so it is as right as looks are frequent. Kernel 5.6
+//! (`pidfd_getfd`), `CAP_SYS_PTRACE`. MPTCP sockets take neither.
 
-use std::{collections::HashMap, net::SocketAddr, os::fd::OwnedFd};
+mod share;
+mod steered;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use chadthrottle_core::{
-    BackendId, Limits, Rate, Result,
-    journal::{Entry, Journal, Undo},
+    BackendId, Direction, Limits, Result, journal::Journal, process::Process,
 };
 use rustix::net::{getpeername, getsockname};
-use tracing::debug;
 
-use crate::{
-    moved::Socket,
-    sockets::{self, Protocol, TcpState},
-};
+use self::{share::Demands, steered::Steered};
+use crate::sockets;
 
-/// What may wait behind a limit beyond the RTT, ms of its rate: less than is dropped there.
-const WAIT_MS: u64 = 80;
-/// Two segments on Ethernet, bytes: with less a receiver acknowledges late (RFC 9293, 3.8.6.3).
-const MIN_WINDOW: u64 = 2 * 1448;
-/// A connection that received something within this time shares the window, ms.
-const ACTIVE_MS: u32 = 1000;
+/// A connection received a short time ago when that was less than this, ms.
+const LATELY_MS: u32 = 1000;
+/// How long a connection counts as new.
+const NEW: Duration = Duration::from_secs(1);
 
-/// The sockets of one limit that were steered.
+/// Where a TCP connection can be fetched.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach<'a> {
+    /// Who holds it.
+    pub holder: &'a Process,
+    /// Under which number there.
+    pub number: i32,
+    /// Its number in sockfs.
+    pub inode: u64,
+    /// `SO_COOKIE`.
+    pub cookie: u64,
+}
+
+impl Reach<'_> {
+    fn grab(&self) -> Result<Option<OwnedFd>> {
+        sockets::grab(self.holder, self.number, self.inode)
+    }
+}
+
+/// How senders are told.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// Who tells them.
+    pub backend: BackendId,
+    /// What may wait behind a limit beyond the RTT: less than is dropped there.
+    pub wait: Duration,
+    /// How long what waits of uploads takes to pass. `None`: that is not known, and each may send
+    /// at the whole rate.
+    pub waiting: Option<Duration>,
+}
+
+/// The sockets of one limit that were steered, by inode.
 #[derive(Debug, Default)]
 pub struct Steering {
-    /// The pace that each had before, by inode, with the record of one that an application chose.
-    own: HashMap<u64, (u64, Option<Entry>)>,
+    known: HashMap<u64, Steered>,
+    /// The connections that were there before the limit have been seen.
+    begun: bool,
 }
 
 impl Steering {
-    /// Paces the TCP sockets and sets their windows. Returns how much their peers may send at
+    /// Paces these connections and sets their windows. Returns how much their peers may send at
     /// most that was allowed before, in bytes.
     ///
     /// An application's own pace is written to the journal first, and never raised.
-    pub fn apply<'a>(
+    pub fn apply(
         &mut self,
         journal: &Journal,
-        backend: BackendId,
-        sockets: impl Iterator<Item = &'a Socket>,
+        manner: &Manner,
+        connections: &[Reach<'_>],
         limits: &Limits,
     ) -> Result<u64> {
-        // What is set on a listener passes to all that is accepted on it, by whomever.
-        let tcp = sockets
-            .filter(|socket| socket.info.protocol == Protocol::Tcp && !socket.info.listening);
-        let mut states: Vec<(&Socket, OwnedFd, TcpState)> = Vec::new();
-        for socket in tcp {
-            let Some(fd) = socket.grab()? else { continue };
+        let (now, old) = (Instant::now(), !std::mem::replace(&mut self.begun, true));
+        let mut present = Vec::with_capacity(connections.len());
+        // Descriptors are closed at once: a process may have more than we may open.
+        for connection in connections {
+            let Some(fd) = connection.grab()? else { continue };
             // Loopback is never limited.
             if stays_here(&fd) {
                 continue;
             }
-            if let Ok(state) = sockets::tcp_state(&fd) {
-                states.push((socket, fd, state));
-            }
+            let Ok(state) = sockets::tcp_state(&fd) else { continue };
+            let steered = self
+                .known
+                .entry(connection.inode)
+                .or_insert_with(|| Steered::new(now, &state, old));
+            steered.look(now, &state);
+            present.push((connection, state));
         }
-        let active = |state: &TcpState| state.since_received_ms < ACTIVE_MS;
-        let receivers = states.iter().filter(|(_, _, state)| active(state));
-        let (flows, allowed) = receivers.fold((0, 0), |(flows, allowed), (_, _, state)| {
-            (flows + 1, allowed + u64::from(state.window))
-        });
-        for (socket, fd, state) in &states {
-            if let Some(limit) = limits.upload {
-                self.pace(journal, backend, socket, fd, limit.rate)?;
+        let wanted = |direction| {
+            let all = present.iter().map(|(connection, _)| &self.known[&connection.inode]);
+            Demands::new(all.map(|steered| steered.wants(direction)))
+        };
+        let demands = [wanted(Direction::Download), wanted(Direction::Upload)];
+        let mut allowed = 0;
+        for (connection, state) in present {
+            let Some(steered) = self.known.get_mut(&connection.inode) else { continue };
+            if state.since_received_ms < LATELY_MS {
+                allowed += u64::from(state.window);
             }
-            if let Some(limit) = limits.download
-                && active(state)
-            {
-                let window = window(limit.rate, state.rtt_us, flows);
-                // It may have been closed a moment ago.
-                if let Err(error) = sockets::set_window_clamp(fd, window) {
-                    debug!("{error}");
-                }
+            let wanted = steered.wanted(manner, limits, &demands, &state);
+            if steered.has(wanted) {
+                continue;
+            }
+            if let Some(fd) = connection.grab()? {
+                steered.tell(journal, manner.backend, connection.cookie, &fd, wanted)?;
             }
         }
         Ok(allowed)
     }
 
-    fn pace(
-        &mut self,
-        journal: &Journal,
-        backend: BackendId,
-        socket: &Socket,
-        fd: &OwnedFd,
-        rate: Rate,
-    ) -> Result<()> {
-        let now = sockets::pace(fd)?;
-        let wanted = rate.bytes_per_second();
-        let own = if let Some(own) = self.own.get(&socket.inode) {
-            own.0
-        } else {
-            let mut entry = None;
-            if now != sockets::NO_PACE {
-                let undo = Undo::Pace { cookie: socket.info.cookie, rate: now };
-                entry = Some(journal.record(Some(backend), &undo)?);
-            }
-            self.own.insert(socket.inode, (now, entry));
-            now
-        };
-        if now != wanted.min(own) {
-            sockets::set_pace(fd, wanted.min(own))?;
-        }
-        Ok(())
+    /// Whether connections came lately, whose first packets are sent before they are told.
+    #[must_use]
+    pub fn has_new(&self) -> bool {
+        let now = Instant::now();
+        self.known.values().any(|steered| steered.is_new(now))
+    }
+
+    /// The sockets that were steered.
+    pub fn inodes(&self) -> impl Iterator<Item = u64> {
+        self.known.keys().copied()
     }
 
     /// Nobody holds this socket any more.
-    pub fn forget(&mut self, journal: &Journal, socket: &Socket) -> Result<()> {
-        match self.own.remove(&socket.inode) {
-            Some((_, Some(entry))) => journal.done(entry),
-            _ => Ok(()),
+    pub fn forget(&mut self, journal: &Journal, inode: u64) -> Result<()> {
+        match self.known.remove(&inode).and_then(Steered::into_entry) {
+            Some(entry) => journal.done(entry),
+            None => Ok(()),
         }
     }
 
     /// Gives a socket its own pace and window back.
-    pub fn free(&mut self, journal: &Journal, socket: &Socket, fd: &OwnedFd) -> Result<()> {
-        if socket.info.protocol != Protocol::Tcp || socket.info.listening || stays_here(fd) {
-            return Ok(());
+    pub fn free(&mut self, journal: &Journal, inode: u64, fd: &OwnedFd) -> Result<()> {
+        if let Some(steered) = self.known.get(&inode)
+            && steered.is_changed()
+        {
+            sockets::restore(fd, steered.own_pace())?;
         }
-        let own = self.own.get(&socket.inode).map(|(own, _)| *own);
-        sockets::restore(fd, own.filter(|own| *own != sockets::NO_PACE))?;
-        self.forget(journal, socket)
+        self.forget(journal, inode)
+    }
+
+    /// Gives all of these back what they had, and forgets the rest. Goes on after an error and
+    /// returns the first.
+    pub fn free_all(&mut self, journal: &Journal, connections: &[Reach<'_>]) -> Result<()> {
+        let mut outcome = Ok(());
+        for connection in connections {
+            outcome = outcome.and(connection.grab().and_then(|fd| match fd {
+                Some(fd) => self.free(journal, connection.inode, &fd),
+                None => Ok(()),
+            }));
+        }
+        for inode in self.inodes().collect::<Vec<_>>() {
+            outcome = outcome.and(self.forget(journal, inode));
+        }
+        outcome
+    }
+}
+
+fn index(direction: Direction) -> usize {
+    match direction {
+        Direction::Download => 0,
+        Direction::Upload => 1,
     }
 }
 
@@ -140,28 +185,4 @@ fn stays_here(socket: &OwnedFd) -> bool {
     let peer = getpeername(socket).ok().flatten().and_then(address);
     let own = getsockname(socket).ok().and_then(address);
     peer.is_some_and(|peer| peer.is_loopback() || Some(peer) == own)
-}
-
-/// The window of one of `flows` connections.
-fn window(rate: Rate, rtt_us: u32, flows: u64) -> u32 {
-    let rate = u128::from(rate.bytes_per_second());
-    let time_us = u128::from(rtt_us) + u128::from(WAIT_MS) * 1000;
-    let share = rate * time_us / 1_000_000 / u128::from(flows.max(1));
-    let share = u64::try_from(share).unwrap_or(u64::MAX).max(MIN_WINDOW);
-    u32::try_from(share).unwrap_or(u32::MAX).min(sockets::NO_CLAMP)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn windows() {
-        let rate = Rate::from_bytes_per_second(1_250_000).unwrap();
-        assert_eq!(window(rate, 20_000, 1), 125_000);
-        assert_eq!(window(rate, 20_000, 5), 25_000);
-        assert_eq!(window(rate, 0, 1000), 2896);
-        let fast = Rate::from_bytes_per_second(125_000_000_000).unwrap();
-        assert_eq!(window(fast, 300_000, 1), sockets::NO_CLAMP);
-    }
 }

@@ -1,11 +1,14 @@
 //! What is known about the sockets of a target between two looks.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use chadthrottle_core::{Host, Result};
 
 use super::{flows::Owned, members::Members};
-use crate::sockets::{self, DiagSocket, Protocol, SocketMap};
+use crate::{
+    sockets::{self, DiagSocket, Protocol, SocketMap},
+    steer::Reach,
+};
 
 /// Descriptor tables are read only when a socket appeared that was not there before, when somebody
 /// joined the target, or once a second: for the rest one list of all sockets is enough.
@@ -13,8 +16,12 @@ use crate::sockets::{self, DiagSocket, Protocol, SocketMap};
 pub(super) struct Known {
     /// All sockets of the last look, whoever has them.
     seen: HashSet<u64>,
-    /// Those in the descriptor tables of the target's processes.
-    held: HashSet<u64>,
+    /// Those in the descriptor tables of the target's processes: pid, and number there.
+    held: HashMap<u64, (i32, i32)>,
+    /// The target's TCP connections in each namespace: inode and cookie.
+    connections: HashMap<u64, HashMap<u64, u64>>,
+    /// Some of them were not there before.
+    news: bool,
     /// Of those, the ones that wait for connections or packets, when others hold them too.
     shared: HashSet<u64>,
     /// Those whose sharing has been found out.
@@ -37,6 +44,7 @@ impl Known {
         &mut self,
         host: &Host,
         members: &[Members],
+        netns: u64,
         sockets: &[DiagSocket],
     ) -> Result<()> {
         let pids: Vec<i32> = members.iter().flat_map(Members::pids).collect();
@@ -45,8 +53,10 @@ impl Known {
             self.held = pids
                 .iter()
                 // What ends meanwhile has no sockets any more.
-                .flat_map(|&pid| sockets::inodes_of(host, pid).unwrap_or_default())
-                .map(|(_, inode)| inode)
+                .flat_map(|&pid| {
+                    let held = sockets::inodes_of(host, pid).unwrap_or_default();
+                    held.into_iter().map(move |(number, inode)| (inode, (pid, number)))
+                })
                 .collect();
             if self.stale {
                 self.seen.clear();
@@ -55,11 +65,17 @@ impl Known {
         }
         self.seen.extend(inodes);
         self.examine(host, members, sockets)?;
-        let ours: Vec<u64> = {
+        let ours: Vec<&DiagSocket> = {
             let view = self.view(members);
-            let ours = sockets.iter().filter(|socket| view.has(socket));
-            ours.map(|socket| socket.cookie).collect()
+            sockets.iter().filter(|socket| view.has(socket)).collect()
         };
+        let connections = ours.iter().filter(|socket| is_open(socket));
+        let connections: HashMap<u64, u64> =
+            connections.map(|socket| (socket.inode, socket.cookie)).collect();
+        let before = self.connections.entry(netns).or_default();
+        self.news |= connections.keys().any(|inode| !before.contains_key(inode));
+        *before = connections;
+        let ours: Vec<u64> = ours.into_iter().map(|socket| socket.cookie).collect();
         let listed: HashSet<u64> = sockets.iter().map(|socket| socket.cookie).collect();
         self.cookies.retain(|cookie| listed.contains(cookie));
         self.cookies.extend(ours);
@@ -92,9 +108,41 @@ impl Known {
         Ok(())
     }
 
+    /// The target's TCP connections, where they can be fetched.
+    pub(super) fn connections<'a>(&'a self, members: &'a [Members]) -> Vec<Reach<'a>> {
+        let all = self.connections.values().flatten();
+        all.filter_map(|(&inode, &cookie)| {
+            let (pid, number) = *self.held.get(&inode)?;
+            let holder = members.iter().find_map(|members| members.process(pid))?;
+            Some(Reach { holder, number, inode, cookie })
+        })
+        .collect()
+    }
+
+    /// Whether connections came since the last time.
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Which of these sockets the target does not hold any more, and whether they are still open.
+    pub(super) fn lost(
+        &self,
+        inodes: impl Iterator<Item = u64>,
+    ) -> impl Iterator<Item = (u64, bool)> {
+        inodes
+            .filter(|inode| !self.held.contains_key(inode))
+            .map(|inode| (inode, self.seen.contains(&inode)))
+    }
+
     pub(super) fn view<'a>(&'a self, members: &'a [Members]) -> View<'a> {
         View { known: self, members }
     }
+}
+
+/// TCP connections that somebody holds, those that are being opened too.
+fn is_open(socket: &DiagSocket) -> bool {
+    let is_connection = socket.protocol == Protocol::Tcp && socket.remote.1 != 0;
+    is_connection && socket.inode != 0 && !socket.remote.0.is_loopback()
 }
 
 /// Listeners, and UDP sockets without a peer.
@@ -113,7 +161,7 @@ impl Owned for View<'_> {
         let created = |id| self.members.iter().any(|members| members.has_cgroup(id));
         let held = match socket.inode {
             0 => self.known.cookies.contains(&socket.cookie),
-            inode => self.known.held.contains(&inode),
+            inode => self.known.held.contains_key(&inode),
         };
         held || socket.cgroup.is_some_and(created)
     }

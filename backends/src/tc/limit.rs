@@ -12,7 +12,9 @@ use chadthrottle_core::{
 };
 use tracing::debug;
 
-use super::{attention::NEWS, ear::Ear, members::State, shares, space::Space, who::Who};
+use super::{
+    attention::NEWS, ear::Ear, members::State, senders::Senders, shares, space::Space, who::Who,
+};
 use crate::moved::Mark;
 
 /// How often what is taken for granted in between is looked at again: descriptors that were passed
@@ -31,6 +33,7 @@ type Ledger<'a> = (&'a Journal, &'a Host);
 pub(super) struct Active {
     limits: Limits,
     who: Who,
+    senders: Senders,
     spaces: BTreeMap<u64, Space>,
     /// What passed in namespaces, or before an update, that are not ours any more.
     before: Counters,
@@ -57,6 +60,7 @@ impl Active {
         let mut active = Self {
             limits: *limits,
             who: Who::enter(targets, mark, ledger, notices)?,
+            senders: Senders::new(),
             spaces: BTreeMap::new(),
             before: Counters::default(),
             away: false,
@@ -122,8 +126,10 @@ impl Active {
             self.looked = now;
         }
         let mut said = Vec::new();
-        let fresh = thorough || self.spaces.is_empty();
-        if let Some(states) = self.who.refresh(fresh, ledger, &mut said)? {
+        let begins = self.spaces.is_empty();
+        if let Some(states) =
+            self.who.refresh(thorough || begins, &mut self.senders, ledger, &mut said)?
+        {
             for space in self.spaces.values_mut() {
                 space.set_places(self.who.places())?;
             }
@@ -131,19 +137,39 @@ impl Active {
         }
         self.enter_namespaces(ledger, notices)?;
         let mut outcome = Ok(());
-        for space in self.spaces.values_mut() {
-            match self.who.follow(space, ledger, &mut said) {
+        let mut found = Vec::new();
+        for (netns, space) in &mut self.spaces {
+            match self.who.find(space, ledger, &mut said) {
+                Ok(flows) => found.extend(flows.map(|flows| (*netns, flows))),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        // Senders of open connections hear of a limit before their packets have to wait. With new
+        // ones every moment until they are matched counts.
+        let news = self.who.take_news();
+        if begins {
+            self.tell(ledger)?;
+        }
+        for (netns, flows) in found {
+            let Some(space) = self.spaces.get_mut(&netns) else { continue };
+            match space.sync(&flows) {
                 Ok(true) => self.changed = now,
                 Ok(false) => {}
                 Err(error) => outcome = outcome.and(Err(error)),
             }
-            if thorough {
+        }
+        if !begins && self.senders.are_due(now, news) {
+            outcome = outcome.and(self.tell(ledger));
+        }
+        if thorough {
+            for space in self.spaces.values_mut() {
                 for name in space.repair(Some(ledger))? {
                     said.push(format!(
                         "somebody deleted our filters from {name}; they are there again"
                     ));
                 }
             }
+            outcome = outcome.and(self.who.let_go(&mut self.senders, ledger));
         }
         if now.duration_since(self.counted) >= COUNT {
             self.counted = now;
@@ -156,6 +182,17 @@ impl Active {
             }
         }
         outcome
+    }
+
+    /// Tells senders what passes.
+    fn tell(&mut self, ledger: Ledger<'_>) -> Result<()> {
+        let waiting = match self.limits.upload {
+            Some(_) => self.spaces.values_mut().map(Space::waiting).max().unwrap_or_default(),
+            None => Duration::ZERO,
+        };
+        self.who.tell(&mut self.senders, ledger, &self.limits, waiting)?;
+        let beginning = self.senders.begin();
+        self.spaces.values_mut().try_for_each(|space| space.set_beginning(beginning))
     }
 
     fn report(&mut self, id: LimitId, states: &[State], notices: &mut Vec<Notice>) {
@@ -231,6 +268,7 @@ impl Active {
             limits.get(direction).is_some() == self.limits.get(direction).is_some()
         });
         self.limits = *limits;
+        self.senders.hurry();
         if same {
             for space in self.spaces.values_mut() {
                 for direction in Direction::BOTH {
@@ -241,6 +279,8 @@ impl Active {
             }
             return if self.spaces.len() > 1 { self.share() } else { Ok(()) };
         }
+        // A direction that is free from now on has nothing to tell.
+        self.who.free(&mut self.senders, ledger)?;
         self.count()?;
         self.before = self.counters();
         for old in std::mem::take(&mut self.spaces).into_values() {
@@ -249,7 +289,9 @@ impl Active {
                 // Said when the limit began.
                 debug!("{error}");
             }
-            self.who.follow(&mut new, ledger, &mut Vec::new())?;
+            if let Some(flows) = self.who.find(&mut new, ledger, &mut Vec::new())? {
+                new.sync(&flows)?;
+            }
             self.spaces.insert(new.netns.id(), new);
             finish(vec![old], ledger)?;
         }
@@ -277,6 +319,7 @@ impl Active {
         let counters = self.counters();
         let mut outcome =
             finish(std::mem::take(&mut self.spaces).into_values().collect(), ledger);
+        outcome = outcome.and(self.who.free(&mut self.senders, ledger));
         outcome = outcome.and(self.who.leave(ledger.0));
         outcome.map(|()| counters)
     }

@@ -135,6 +135,10 @@ impl Members {
         self.processes.keys().copied()
     }
 
+    pub(super) fn process(&self, pid: i32) -> Option<&Process> {
+        self.processes.get(&pid).map(|(process, _)| process)
+    }
+
     pub(super) fn has_process(&self, pid: i32) -> bool {
         self.processes.contains_key(&pid)
     }

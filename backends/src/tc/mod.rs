@@ -6,6 +6,7 @@
 //! | `known`, `flows` | which sockets they have, and the u32 filters that match their packets |
 //! | `ear`, `attention` | hearing of new connections, and how often to look |
 //! | `marks` | the other way: nftables, conntrack and `act_ctinfo` |
+//! | `senders` | telling the target's connections what passes |
 //! | `hook` | the clsact qdisc of an interface, where the filters hang |
 //! | `shape`, `shaper`, `device` | HTB on an ifb device: rates, bursts, queues, counters |
 //! | `space` | all of it in one network namespace |
@@ -30,6 +31,7 @@ mod marks;
 mod members;
 mod message;
 mod probe;
+mod senders;
 mod shape;
 mod shaper;
 mod shares;

@@ -37,6 +37,12 @@ pub(super) struct Kind {
     pub(super) headers: u64,
 }
 
+impl Kind {
+    pub(super) fn is_tcp(&self) -> bool {
+        self.protocol == TCP
+    }
+}
+
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const TCP: u8 = 6;
@@ -58,8 +64,10 @@ pub(super) const FREE: u16 = 0x20;
 /// 100 Mbit/s: from there on 64 KB take less than 6 ms and need not be cut.
 const SPLIT_BELOW: u64 = 12_500_000;
 /// The queue holds so much time, and at least so many bytes.
-const QUEUE: Duration = Duration::from_millis(100);
-const QUEUE_BYTES: u64 = 30_000;
+const QUEUE: (Duration, u64) = (Duration::from_millis(100), 30_000);
+/// While connections begin to send: ten segments of each go before it is paced (RFC 6928;
+/// `tcp_update_skb_after_send`, `net/ipv4/tcp_output.c`).
+const QUEUE_AT_FIRST: (Duration, u64) = (Duration::from_millis(250), 48_000);
 /// How long a burst may be: HTB's own default collapses from 100 Mbit/s on.
 const BURST: Duration = Duration::from_millis(8);
 const BURST_BYTES: u64 = 10_000;
@@ -87,13 +95,20 @@ pub(super) struct Shape {
     frame: u32,
     /// Whether the kernel has `fq_codel`.
     fq_codel: bool,
+    /// TCP connections begin.
+    beginning: bool,
 }
 
 impl Shape {
     /// For a rate of frames in bytes per second and interfaces of this MTU.
     pub(super) fn new(rate: u64, mtu: u32, fq_codel: bool) -> Self {
         // Ethernet with a VLAN tag.
-        Self { rate: rate.max(1), frame: mtu.max(1500) + 18, fq_codel }
+        Self { rate: rate.max(1), frame: mtu.max(1500) + 18, fq_codel, beginning: false }
+    }
+
+    /// For more that waits at first.
+    pub(super) fn beginning(self, beginning: bool) -> Self {
+        Self { beginning, ..self }
     }
 
     fn bytes_in(&self, time: Duration) -> u64 {
@@ -105,8 +120,10 @@ impl Shape {
     }
 
     /// Bytes that the queue of one class holds.
-    fn queue(&self) -> u32 {
-        let bytes = self.bytes_in(QUEUE).max(QUEUE_BYTES).max(2 * u64::from(self.frame));
+    fn queue(&self, kind: &Kind) -> u32 {
+        let at_first = self.beginning && kind.is_tcp();
+        let (time, least) = if at_first { QUEUE_AT_FIRST } else { QUEUE };
+        let bytes = self.bytes_in(time).max(least).max(2 * u64::from(self.frame));
         u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 
@@ -156,40 +173,41 @@ impl Shape {
 
     /// The queues below the classes of the four kinds.
     pub(super) fn leaves(&self, link: u32) -> Vec<TcMessage> {
-        KINDS.iter().flat_map(|kind| self.leaf(link, kind.class)).collect()
+        KINDS.iter().flat_map(|kind| self.leaf(link, kind)).collect()
     }
 
-    fn leaf(&self, link: u32, class: u16) -> Vec<TcMessage> {
+    fn leaf(&self, link: u32, kind: &Kind) -> Vec<TcMessage> {
+        let (class, queue) = (kind.class, self.queue(kind));
         let class_spot = Spot { link, parent: handle(1, class) };
         // Handles of their own: one that exists elsewhere would be moved as it is, not made anew.
         let (split, below, whole) =
             (handle(class, 0), handle(class << 4, 0), handle((class << 4) + 1, 0));
         if !self.splits() {
-            return vec![self.queue_qdisc(class_spot, whole)];
+            return vec![self.queue_qdisc(class_spot, whole, queue)];
         }
-        let mut leaf = vec![self.splitter(class_spot, split)];
+        let mut leaf = vec![self.splitter(class_spot, split, queue)];
         if self.fq_codel {
             // tbf brings a fifo of its own; its only class is number 1.
-            leaf.push(self.queue_qdisc(Spot { link, parent: handle(class, 1) }, below));
+            leaf.push(self.queue_qdisc(Spot { link, parent: handle(class, 1) }, below, queue));
         }
         leaf
     }
 
-    fn splitter(&self, spot: Spot, own: TcHandle) -> TcMessage {
+    fn splitter(&self, spot: Spot, own: TcHandle, queue: u32) -> TcMessage {
         let mut parms = Vec::new();
         parms.extend(ratespec(INSTANT));
         parms.extend([0; 12]);
-        parms.extend(words(&[self.queue(), 0, 0]));
+        parms.extend(words(&[queue, 0, 0]));
         let mut options: Attributes =
             vec![(TBF_PARMS, parms), (TBF_BURST, words(&[self.frame]))];
         options.extend(rate64(TBF_RATE64, INSTANT));
         queueing(spot, own, "tbf", options)
     }
 
-    fn queue_qdisc(&self, spot: Spot, own: TcHandle) -> TcMessage {
+    fn queue_qdisc(&self, spot: Spot, own: TcHandle, queue: u32) -> TcMessage {
         if !self.fq_codel {
             // struct tc_fifo_qopt
-            return queueing(spot, own, "bfifo", words(&[self.queue()]));
+            return queueing(spot, own, "bfifo", words(&[queue]));
         }
         // CoDel's own target of 5 ms is less than some frames take, and without an RTT it leaves
         // one connection too small a window.
@@ -198,7 +216,7 @@ impl Shape {
         let options = vec![
             TcOption::FqCodel(TcQdiscFqCodelOption::Target(target)),
             TcOption::FqCodel(TcQdiscFqCodelOption::Interval(100_000.max(target * 2))),
-            TcOption::FqCodel(TcQdiscFqCodelOption::Limit(self.queue().div_ceil(1_000))),
+            TcOption::FqCodel(TcQdiscFqCodelOption::Limit(queue.div_ceil(1_000))),
             TcOption::FqCodel(TcQdiscFqCodelOption::Ecn(0)),
         ];
         queueing(spot, own, "fq_codel", options)
@@ -289,7 +307,8 @@ mod tests {
     #[test]
     fn queues_hold_a_tenth_of_a_second() {
         for (mbit, bytes) in [(1_u64, 30_000), (10, 125_000), (1000, 12_500_000)] {
-            assert_eq!(Shape::new(mbit * 125_000, 1500, false).queue(), bytes, "{mbit} Mbit/s");
+            let shape = Shape::new(mbit * 125_000, 1500, false);
+            assert_eq!(shape.queue(&KINDS[0]), bytes, "{mbit} Mbit/s");
         }
     }
 
@@ -307,7 +326,7 @@ mod tests {
     #[test]
     fn what_is_fast_is_not_cut() {
         let kinds = |mbit: u64| -> Vec<String> {
-            let leaves = Shape::new(mbit * 125_000, 1500, false).leaf(1, 0x10);
+            let leaves = Shape::new(mbit * 125_000, 1500, false).leaf(1, &KINDS[0]);
             leaves.iter().map(|leaf| format!("{:?}", leaf.attributes[0])).collect()
         };
         assert!(kinds(10)[0].contains("tbf") && kinds(200)[0].contains("bfifo"));

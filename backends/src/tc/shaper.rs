@@ -1,6 +1,6 @@
 //! One direction of one limit in one namespace: a device with HTB, and what passed through it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chadthrottle_core::{
     Direction, Error, Result, backend::Count, check::Remedy, journal::Journal,
@@ -43,6 +43,8 @@ pub(super) struct Shaper {
     rate: u64,
     mtu: u32,
     fq_codel: bool,
+    /// TCP connections begin.
+    beginning: bool,
     correction: Correction,
     passed: [Passed; KINDS.len()],
     /// How many of these packets had no Ethernet header.
@@ -89,6 +91,7 @@ impl Shaper {
             rate,
             mtu,
             fq_codel: true,
+            beginning: false,
             correction: Correction::new(mtu),
             passed: Default::default(),
             bare: 0,
@@ -99,7 +102,8 @@ impl Shaper {
     }
 
     fn shape(&self) -> Shape {
-        Shape::new(self.correction.frames(self.rate), self.mtu, self.fq_codel)
+        let frames = self.correction.frames(self.rate);
+        Shape::new(frames, self.mtu, self.fq_codel).beginning(self.beginning)
     }
 
     /// The root qdisc and all classes.
@@ -153,6 +157,15 @@ impl Shaper {
         }
         self.rate = rate;
         self.apply(rt)?;
+        self.furnish_leaves(rt)
+    }
+
+    /// Lets more wait while TCP connections begin.
+    pub(super) fn set_beginning(&mut self, rt: &mut Socket, beginning: bool) -> Result<()> {
+        if beginning == self.beginning {
+            return Ok(());
+        }
+        self.beginning = beginning;
         self.furnish_leaves(rt)
     }
 
@@ -240,6 +253,15 @@ impl Shaper {
     /// Bytes that wait.
     pub(super) fn backlog(&self, rt: &mut Socket) -> Result<u64> {
         Ok(self.read(rt)?.iter().map(|passed| passed.backlog).sum())
+    }
+
+    /// How long what waits of TCP takes to pass, at the rate of now.
+    pub(super) fn waiting(&self, rt: &mut Socket) -> Result<Duration> {
+        let passed = self.read(rt)?;
+        let tcp = KINDS.iter().zip(&passed).filter(|(kind, _)| kind.is_tcp());
+        let bytes: u64 = tcp.map(|(_, passed)| passed.backlog).sum();
+        let rate = self.correction.frames(self.rate).max(1);
+        Ok(Duration::from_micros(bytes.saturating_mul(1_000_000) / rate))
     }
 
     pub(super) fn delete(self, rt: &mut Socket, journal: Option<&Journal>) -> Result<()> {

@@ -39,7 +39,9 @@ pub(super) fn undo(host: &Host, record: &Undo, held: &Held, all: &[Undo]) -> Res
             }
             Ok(())
         }),
-        Undo::Marks { .. } | Undo::Pace { .. } => moved::undo(host, record, all),
+        Undo::Marks { .. } | Undo::Sockets { .. } | Undo::Pace { .. } => {
+            moved::undo(host, record, all)
+        }
         _ => Err(Error::new(ErrorKind::Failed, "take back", record)
             .meaning("It is not a change that this backend makes.")),
     }

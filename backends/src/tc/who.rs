@@ -1,17 +1,24 @@
 //! Who is meant by a limit, and how their packets are known.
 
-use chadthrottle_core::{Error, ErrorKind, Host, Notice, Result, Target, journal::Journal};
+use std::{collections::HashSet, time::Duration};
+
+use chadthrottle_core::{
+    BackendId, Error, ErrorKind, Host, Limits, Notice, Result, Target,
+    journal::{Entry, Journal, Undo},
+};
 
 use super::{
-    flows::{Selected, select},
+    flows::{Flow, Selected, select},
     known::Known,
     marks::Marks,
     members::{Members, State},
+    senders::Senders,
     space::{How, Space},
 };
 use crate::{
-    moved::{Mark, Place},
+    moved::{self, Mark, Place},
     netns::Netns,
+    steer::Reach,
 };
 
 /// The journal and the host, for what is recorded.
@@ -19,7 +26,12 @@ type Ledger<'a> = (&'a Journal, &'a Host);
 
 /// See the module's documentation.
 pub(super) enum Who {
-    Flows { members: Vec<Members>, known: Box<Known> },
+    /// With the record that their sockets may be told of the limit.
+    Flows {
+        members: Vec<Members>,
+        known: Box<Known>,
+        entry: Entry,
+    },
     Marks(Box<Marks>),
 }
 
@@ -46,7 +58,11 @@ impl Who {
             }
         }
         let members = targets.iter().map(|target| Members::enter(host, target));
-        Ok(Self::Flows { members: members.collect::<Result<_>>()?, known: Box::default() })
+        let members = members.collect::<Result<_>>()?;
+        let (processes, cgroups) = moved::named(targets);
+        let undo = Undo::Sockets { processes, cgroups };
+        let entry = journal.record(Some(BackendId::Tc), &undo)?;
+        Ok(Self::Flows { members, known: Box::default(), entry })
     }
 
     pub(super) fn how(&self) -> How {
@@ -70,11 +86,12 @@ impl Who {
     pub(super) fn refresh(
         &mut self,
         fresh: bool,
+        senders: &mut Senders,
         (journal, host): Ledger<'_>,
         said: &mut Vec<String>,
     ) -> Result<Option<Vec<State>>> {
         match self {
-            Self::Flows { members, known } => {
+            Self::Flows { members, known, .. } => {
                 if fresh {
                     members.iter_mut().for_each(Members::look_again);
                     known.look_again();
@@ -84,7 +101,7 @@ impl Who {
             // The kernel knows children and new sockets by their cgroup.
             Self::Marks(_) if !fresh => Ok(None),
             Self::Marks(marks) => {
-                let (states, warnings) = marks.refresh(host, journal)?;
+                let (states, warnings) = marks.refresh(host, journal, senders)?;
                 said.extend(warnings);
                 Ok(Some(states))
             }
@@ -99,19 +116,18 @@ impl Who {
         }
     }
 
-    /// Brings one namespace up to date: its interfaces, and by flows its filters; says whether
-    /// there were new flows.
-    pub(super) fn follow(
+    /// Finds the interfaces of one namespace, and by flows what is to be matched there.
+    pub(super) fn find(
         &mut self,
         space: &mut Space,
         ledger: Ledger<'_>,
         said: &mut Vec<String>,
-    ) -> Result<bool> {
+    ) -> Result<Option<HashSet<Flow>>> {
         let errors = space.follow_links(Some(ledger))?;
         said.extend(errors.iter().map(Error::to_string));
-        let Self::Flows { members, known } = self else { return Ok(false) };
+        let Self::Flows { members, known, .. } = self else { return Ok(None) };
         let sockets = space.sockets()?;
-        known.learn(ledger.1, members, &sockets)?;
+        known.learn(ledger.1, members, space.netns.id(), &sockets)?;
         let Selected { flows, ambiguous } = select(&sockets, &known.view(members));
         for port in ambiguous {
             said.push(format!(
@@ -119,13 +135,68 @@ impl Who {
                  receives cannot be told apart and is not limited"
             ));
         }
-        space.sync(&flows)
+        Ok(Some(flows))
+    }
+
+    /// Whether connections came since the last time. By marks nobody knows before it is time.
+    pub(super) fn take_news(&mut self) -> bool {
+        match self {
+            Self::Flows { known, .. } => known.take_news(),
+            Self::Marks(_) => false,
+        }
+    }
+
+    /// Tells the connections of the targets what passes, when so much of the rate waits.
+    pub(super) fn tell(
+        &mut self,
+        senders: &mut Senders,
+        (journal, host): Ledger<'_>,
+        limits: &Limits,
+        waiting: Duration,
+    ) -> Result<()> {
+        if let Self::Marks(marks) = self {
+            marks.find_sockets(host, journal, senders)?;
+        }
+        senders.tell(journal, limits, &self.connections(), waiting);
+        Ok(())
+    }
+
+    /// Gives connections that the targets do not have any more back what they had. By marks that
+    /// happens when they are looked for.
+    pub(super) fn let_go(
+        &self,
+        senders: &mut Senders,
+        (journal, host): Ledger<'_>,
+    ) -> Result<()> {
+        let Self::Flows { known, .. } = self else { return Ok(()) };
+        let lost: Vec<_> = known.lost(senders.inodes()).collect();
+        senders.let_go(host, journal, lost)
+    }
+
+    /// Gives all connections back what they had.
+    pub(super) fn free(
+        &mut self,
+        senders: &mut Senders,
+        (journal, host): Ledger<'_>,
+    ) -> Result<()> {
+        let found = match self {
+            Self::Flows { .. } => Ok(()),
+            Self::Marks(marks) => marks.find_sockets(host, journal, senders),
+        };
+        found.and(senders.free(journal, &self.connections()))
+    }
+
+    fn connections(&self) -> Vec<Reach<'_>> {
+        match self {
+            Self::Flows { members, known, .. } => known.connections(members),
+            Self::Marks(marks) => marks.connections(),
+        }
     }
 
     /// Moves processes back and takes marks off their sockets.
     pub(super) fn leave(&mut self, journal: &Journal) -> Result<()> {
         match self {
-            Self::Flows { .. } => Ok(()),
+            Self::Flows { entry, .. } => journal.done(*entry),
             Self::Marks(marks) => marks.leave(journal),
         }
     }

@@ -39,10 +39,9 @@ fn of_tc(cell: &Cell, missed: &str) -> &'static str {
             "without an RTT a new connection sends as fast as the machine can until a filter \
              answers its SYN"
         }
-        (Protocol::Tcp, "retr") => {
-            "senders learn of a queue of 100 ms by loss alone where the kernel has no fq_codel, and \
-             mirred hides the queue from a local one: each connection fills its part of the queue \
-             until something is dropped, the more often the fewer segments that part holds"
+        (Protocol::Tcp, "retr") if cell.direction == Download => {
+            "each receiver offers 64 kB with its SYN, which cannot be taken back: so much more than the \
+             queue holds its sender sends before the window tells it"
         }
         (Protocol::Tcp, "cv" | "steady" | "Jain") => {
             "what comes after a dropped segment reaches the application when that was sent again, a \

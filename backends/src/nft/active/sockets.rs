@@ -6,34 +6,41 @@ use chadthrottle_core::{BackendId, Result, journal::Journal};
 use tracing::warn;
 
 use super::{Active, Tools, Way};
-use crate::moved::{Members, given_away};
+use crate::{
+    moved::{Members, given_away},
+    steer::Manner,
+};
 
 /// How long senders may take to learn of a limit: an RTT of an open connection, and more.
 const STOPPING: Duration = Duration::from_secs(1);
 /// What a sender may have written below itself before it was paced, each of them: TCP small
 /// queues allow a millisecond's worth, 1 MB at 8 Gbit/s.
 const WRITTEN: u64 = 1_000_000;
+/// Once a second is too seldom for paces that are shares.
+const MANNER: Manner =
+    Manner { backend: BackendId::Nft, wait: Duration::from_millis(80), waiting: None };
 
 impl Active {
     /// Finds the sockets that came and went; frees those that went to others.
     pub(super) fn find_sockets(&mut self, tools: &Tools<'_>) -> Result<()> {
         let processes = self.members.iter().flat_map(Members::processes);
         let found = self.holdings.scan(tools.host, processes)?;
-        for (socket, fd) in given_away(tools.host, &found.gone)? {
+        let gone = || found.gone.iter().map(|socket| socket.inode);
+        for (inode, fd) in given_away(tools.host, gone())? {
             let freed =
-                self.mark.take_off(&fd).and(self.steering.free(tools.journal, socket, &fd));
+                self.mark.take_off(&fd).and(self.steering.free(tools.journal, inode, &fd));
             if let Err(error) = freed {
                 warn!("{error}");
             }
         }
-        found.gone.iter().try_for_each(|socket| self.steering.forget(tools.journal, socket))
+        gone().try_for_each(|inode| self.steering.forget(tools.journal, inode))
     }
 
     /// Paces senders and sets windows, where packets are queued. (Nothing is gained by it where
     /// they are dropped.)
     pub(super) fn steer(&mut self, tools: &Tools<'_>) -> Result<u64> {
-        let sockets = self.holdings.iter();
-        self.steering.apply(tools.journal, BackendId::Nft, sockets, &self.limits)
+        let connections = self.holdings.connections();
+        self.steering.apply(tools.journal, &MANNER, &connections, &self.limits)
     }
 
     /// Has the queues keep what senders will send all the same.
@@ -77,14 +84,9 @@ impl Active {
 
     /// Gives all sockets their pace and window back.
     pub(super) fn free_all(&mut self, journal: &Journal) {
-        for socket in self.holdings.iter() {
-            let freed = socket.grab().and_then(|fd| match fd {
-                Some(fd) => self.steering.free(journal, socket, &fd),
-                None => self.steering.forget(journal, socket),
-            });
-            if let Err(error) = freed {
-                warn!("{error}");
-            }
+        let connections = self.holdings.connections();
+        if let Err(error) = self.steering.free_all(journal, &connections) {
+            warn!("{error}");
         }
     }
 }

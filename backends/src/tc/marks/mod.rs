@@ -25,10 +25,11 @@ pub(super) use conntrack::clear;
 pub(super) use filters::Marking;
 pub(super) use table::Table;
 
-use super::members::State;
+use super::{members::State, senders::Senders};
 use crate::{
     moved::{self, Holdings, MARK_MASK, Mark, Members, Place},
     netns::Netns,
+    steer::Reach,
 };
 
 /// See the module's documentation. Numbers of limits end below it.
@@ -77,7 +78,7 @@ impl Marks {
 
     /// Written before sockets are touched.
     fn record(&mut self, journal: &Journal) -> Result<()> {
-        let record = moved::record(&self.targets, &self.members, self.mark, false);
+        let record = moved::record(&self.targets, &self.members, self.mark, true);
         self.entries.push(journal.record(Some(BackendId::Tc), &record)?);
         Ok(())
     }
@@ -92,6 +93,7 @@ impl Marks {
         &mut self,
         host: &Host,
         journal: &Journal,
+        senders: &mut Senders,
     ) -> Result<(Vec<State>, Vec<String>)> {
         let mut states = Vec::new();
         for members in &mut self.members {
@@ -106,11 +108,7 @@ impl Marks {
             self.places = places;
             self.record(journal)?;
         }
-        let found =
-            self.holdings.scan(host, self.members.iter().flat_map(Members::processes))?;
-        for (_, fd) in moved::given_away(host, &found.gone)? {
-            self.mark.take_off(&fd)?;
-        }
+        self.find_sockets(host, journal, senders)?;
         let first = std::mem::take(&mut self.fresh);
         let said = self.holdings.mark_strangers(
             host,
@@ -120,6 +118,27 @@ impl Marks {
             first,
         )?;
         Ok((states, said))
+    }
+
+    /// Finds the sockets that came and went; frees those that went to others.
+    pub(super) fn find_sockets(
+        &mut self,
+        host: &Host,
+        journal: &Journal,
+        senders: &mut Senders,
+    ) -> Result<()> {
+        let processes = self.members.iter().flat_map(Members::processes);
+        let found = self.holdings.scan(host, processes)?;
+        let gone = || found.gone.iter().map(|socket| socket.inode);
+        for (_, fd) in moved::given_away(host, gone())? {
+            self.mark.take_off(&fd)?;
+        }
+        senders.let_go(host, journal, gone().map(|inode| (inode, true)))
+    }
+
+    /// The TCP connections of the members.
+    pub(super) fn connections(&self) -> Vec<Reach<'_>> {
+        self.holdings.connections()
     }
 
     /// The namespaces of the members; for a cgroup ours too, from where a command comes.

@@ -2,7 +2,10 @@
 
 mod interfaces;
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use chadthrottle_core::{
     BackendId, Counters, Direction, Error, Host, Limits, Result,
@@ -225,6 +228,23 @@ impl Space {
             outcome = outcome.and(shaper.open(&mut self.rt));
         }
         outcome
+    }
+
+    /// How long what waits of TCP uploads takes to pass.
+    pub(super) fn waiting(&mut self) -> Duration {
+        let shaper = self.shapers.iter().find(|shaper| shaper.direction == Direction::Upload);
+        let waiting = shaper.and_then(|shaper| shaper.waiting(&mut self.rt).ok());
+        waiting.unwrap_or_default()
+    }
+
+    /// Lets more wait while TCP connections begin to upload. (Downloads would only send more before
+    /// they hear of it.)
+    pub(super) fn set_beginning(&mut self, beginning: bool) -> Result<()> {
+        let uploads = |shaper: &&mut Shaper| shaper.direction == Direction::Upload;
+        match self.shapers.iter_mut().find(uploads) {
+            Some(shaper) => shaper.set_beginning(&mut self.rt, beginning),
+            None => Ok(()),
+        }
     }
 
     /// Bytes that still wait in our queues.
