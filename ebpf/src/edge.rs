@@ -106,6 +106,8 @@ pub struct Shared {
     pub sockets: NonZeroU64,
     /// [`crate::clock::balance`] of what arrived.
     pub balance: i64,
+    /// When the first packet after a pause of all its sockets arrived, ns; 0 = none yet.
+    pub begun: u64,
 }
 
 /// What to do with the socket.
@@ -320,7 +322,14 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     let outstanding = outstanding(seen.right, seen.next);
     // No window is larger: what we remember is of another state of the socket.
     let advertised = if moved.unsigned_abs() > LARGEST_WINDOW { 0 } else { moved };
-    let tokens = edge.tokens - i64::from(advertised) + earned(seen.now, edge.at, share);
+    // Many sockets that waited together would each have a horizon of tokens at once.
+    let waited = edge.at < shared.begun && !after_close;
+    let (kept, since) = if waited {
+        (branchless::min(edge.tokens, 0), shared.begun)
+    } else {
+        (edge.tokens, edge.at)
+    };
+    let tokens = kept - i64::from(advertised) + earned(seen.now, since, share);
     let tokens = branchless::min(tokens, full + 2 * mss);
     // Permits of the time before take seconds to be used up where the sender is slow or what it
     // sends is dropped. What is left of them is all that this socket owes.

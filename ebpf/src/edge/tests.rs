@@ -7,7 +7,7 @@ fn n(value: u64) -> NonZeroU64 {
 }
 
 fn shared(rate: u64, sockets: u64) -> Shared {
-    Shared { rate: n(rate), sockets: n(sockets), balance: 0 }
+    Shared { rate: n(rate), sockets: n(sockets), balance: 0, begun: 0 }
 }
 
 fn seen(now: u64, next: u32, right: u32) -> Seen {
@@ -135,6 +135,17 @@ fn an_edge_remembered_from_before_the_handshake_is_no_debt() {
 }
 
 #[test]
+fn waiting_with_all_others_earns_nothing() {
+    let pause = Shared { begun: 3 * SECOND, ..shared(1_250_000, 16) };
+    for (limit, earned) in [(shared(1_250_000, 16), true), (pause, false)] {
+        let mut edge = begun(&seen(SECOND, 0, 2896), &limit, true, false);
+        let before = edge.tokens;
+        let _: Grant = grant(&mut edge, &limit, &seen(3 * SECOND, 1448, 2896));
+        assert_eq!(edge.tokens > before, earned, "{edge:?}");
+    }
+}
+
+#[test]
 fn a_socket_that_receives_nothing_has_no_share() {
     let mut edge = begun(&seen(SECOND, 0, 20_000), &shared(1_250_000, 1), true, false);
     assert!(!grant(&mut edge, &shared(1_250_000, 1), &seen(SECOND, 0, 20_000)).greedy);
@@ -152,11 +163,11 @@ proptest! {
     fn any_input_gives_a_window_the_kernel_takes(
         at: u64, closed_at: u64, old_rate in 0u64..1 << 40, tokens in -(1i64 << 40)..1i64 << 40,
         rate in 1u64..=1 << 40, sockets in 1u64..=65_535, balance in -(1i64 << 62)..1 << 62,
-        now in 0u64..1 << 62, next: u32, right: u32, window: u32, mss in 0u32..65_536,
+        now in 0u64..1 << 62, begun in 0u64..1 << 62, next: u32, right: u32, window: u32, mss in 0u32..65_536,
         round_trip in 0u64..16 * SECOND, random: u32, bare: bool,
     ) {
         let mut edge = Edge { at, closed_at, rate: old_rate, tokens, right, next, ..Edge::default() };
-        let shared = Shared { rate: n(rate), sockets: n(sockets), balance };
+        let shared = Shared { rate: n(rate), sockets: n(sockets), balance, begun };
         let seen = Seen { now, next, right, window, mss, round_trip, random, bare };
         let grant = grant(&mut edge, &shared, &seen);
         prop_assert!(grant.window >= 1000);
@@ -168,7 +179,7 @@ proptest! {
         rate in 1_000u64..1 << 40, sockets in 1u64..1000,
         low in -(1i64 << 62)..1 << 62, high in -(1i64 << 62)..1 << 62,
     ) {
-        let at = |balance| share(&Shared { rate: n(rate), sockets: n(sockets), balance });
+        let at = |balance| share(&Shared { rate: n(rate), sockets: n(sockets), balance, begun: 0 });
         prop_assert!(at(low.min(high)) >= at(low.max(high)));
     }
 }

@@ -42,6 +42,7 @@ pub(crate) fn set_window(
         rate,
         sockets: snapshot.active.sockets(),
         balance: balance(group.clock.get(), now),
+        begun: group.begun.get(),
     };
     if fresh || flow.edge.at == 0 {
         flow.edge.begin(&seen, &shared, fresh, snapshot.active.before != 0);

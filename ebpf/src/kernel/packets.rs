@@ -118,14 +118,16 @@ fn download_slack(flow: &Flow, group: &Group<Shared>, rate: NonZeroU64, now: u64
     if idle > SECOND {
         group.begun.set(now);
     }
+    let begun = group.begun.get();
     let times = edge::Times {
         idle,
         since_close: now.wrapping_sub(group.last_close.get()),
         round_trip: group.round_trip.get(),
-        begins: now.wrapping_sub(group.begun.get()) < SECOND,
+        begins: now.wrapping_sub(begun) < SECOND,
     };
     let sockets = Active::unpack(group.active.get()).sockets();
-    let shared = edge::Shared { rate, sockets, balance: balance(group.clock.get(), now) };
+    let balance = balance(group.clock.get(), now);
+    let shared = edge::Shared { rate, sockets, balance, begun };
     edge::slack(&shared, flow.edge.standing(&shared, now, times.round_trip), &times)
 }
 
