@@ -1,7 +1,7 @@
 //! cgroup_skb: counts the payload of limited sockets and refuses what is too much.
 //!
 //! TCP is slowed by `events`, and refused only as a backstop; everything else has a bucket of
-//! 100 ms here.
+//! 50 to 100 ms here.
 
 use core::{ffi::c_void, num::NonZeroU64};
 
@@ -9,7 +9,9 @@ use aya_ebpf::{
     bindings::__sk_buff,
     helpers::{
         bpf_ktime_get_ns,
-        generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skc_to_tcp_sock},
+        generated::{
+            bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skc_to_tcp_sock,
+        },
     },
 };
 use chadthrottle_ebpf::{
@@ -31,8 +33,12 @@ use super::{
 
 /// The interface of loopback, in every network namespace.
 const LOOPBACK: u32 = 1;
-/// What is not TCP has no feedback: a bucket of 100 ms, and no credit.
-const BUCKET: Slack = Slack { credit: 0, backlog: 100 * MILLISECOND };
+/// What is not TCP has no feedback: a bucket of 50 ms, and no credit ...
+const BUCKET: u64 = 50 * MILLISECOND;
+/// ... above which packets are refused with a chance that grows from 0 to 1 within so much more.
+/// A full bucket would take whoever's packet comes first after there is room, of senders in step
+/// always the same one's.
+const CHANCE: u64 = 50 * MILLISECOND;
 
 /// What others gave permits for passes, and the time it takes is not saved up meanwhile.
 const GIVEN: Slack = Slack { credit: 0, backlog: u64::MAX };
@@ -83,7 +89,7 @@ fn decide(skb: *mut __sk_buff, direction: u32) -> Option<bool> {
             (cost, download_slack(flow, group, rate, now))
         }
     } else {
-        (cost, BUCKET)
+        (cost, bucket())
     };
     if clock::charge(&group.clock, now, cost, slack) {
         group.last.set(now);
@@ -94,6 +100,14 @@ fn decide(skb: *mut __sk_buff, direction: u32) -> Option<bool> {
         group.dropped.add(1);
         Some(false)
     }
+}
+
+/// The slack of what is not TCP.
+#[inline]
+fn bucket() -> Slack {
+    // SAFETY: a helper call without pointers.
+    let random = u64::from(unsafe { bpf_get_prandom_u32() });
+    Slack { credit: 0, backlog: BUCKET + (CHANCE * random >> 32) }
 }
 
 /// Whether what arrives was allowed before the limit; asked of the socket at its first packet.

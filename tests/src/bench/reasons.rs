@@ -53,10 +53,6 @@ fn of_tc(cell: &Cell, missed: &str) -> &'static str {
 
 fn of_ebpf(cell: &Cell, missed: &str) -> &'static str {
     match (cell.protocol, cell.direction, missed) {
-        (Protocol::Udp, Download, "Jain") => {
-            "datagrams have no feedback: those over the limit are dropped as they come, whoever sent \
-             them; that it hits senders unevenly is suspected to come from their sending in step"
-        }
         (Protocol::Tcp, Download, _) if cell.share() < 50 => {
             "below 46 kbit/s a connection's window cannot be closed for long enough (1152 bytes pass \
              with each persist probe): the rest is dropped and sent again"
