@@ -39,10 +39,10 @@ const CREDIT: u64 = 600 * MILLISECOND;
 const CREDIT_IDLE: u64 = 50 * MILLISECOND;
 /// Backlog at which packets are dropped: TCP that ignores its window, or has none of ours.
 const BACKSTOP: u64 = 400 * MILLISECOND;
-/// ... of a socket that drains: what is owed when its window takes over is made up for at once.
-const BACKSTOP_DRAINING: u64 = 100 * MILLISECOND;
 /// ... plus the time of one segment per socket, at most this.
 const BACKSTOP_SOCKETS: u64 = 600 * MILLISECOND;
+/// Of a socket that drains: little is left to make up for when its window takes over.
+const BACKSTOP_DRAINING: u64 = 100 * MILLISECOND;
 /// A closed socket still gets [`CLOSED`] bytes with each probe: so many bytes a second.
 const LEAK: u64 = CLOSED as u64 * 1000 / 208;
 /// Backlog at which packets are dropped where a share is less than that, of sockets in debt ...
