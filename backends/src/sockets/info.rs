@@ -89,6 +89,8 @@ pub struct TcpState {
     pub acknowledged: u64,
     /// Written by the application and not sent yet, bytes.
     pub unsent: u32,
+    /// It waits for its timer to send again what nobody acknowledged.
+    pub stalled: bool,
 }
 
 /// Asks for [`TcpState`] (`TCP_INFO`).
@@ -113,6 +115,7 @@ pub fn tcp_state(fd: impl AsFd) -> Result<TcpState> {
         received: wide(128),
         acknowledged: wide(120),
         unsent: field(144),
+        stalled: info[2] > 0,
     })
 }
 

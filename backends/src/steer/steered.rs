@@ -97,7 +97,7 @@ impl Steered {
             told: Told::default(),
             demands: [
                 demand(state.received, state.since_received_ms < LATELY_MS),
-                demand(state.acknowledged, state.unsent > PENDING),
+                demand(state.acknowledged, has_more(state)),
             ],
         }
     }
@@ -119,7 +119,7 @@ impl Steered {
         }
         let [down, up] = &mut self.demands;
         down.look(now, state.received, state.since_received_ms, false);
-        up.look(now, state.acknowledged, state.since_sent_ms, state.unsent > PENDING);
+        up.look(now, state.acknowledged, state.since_sent_ms, has_more(state));
     }
 
     /// What it should be told.
@@ -200,6 +200,11 @@ impl Steered {
     pub(super) fn into_entry(self) -> Option<Entry> {
         self.own.map(|(_, entry)| entry)
     }
+}
+
+/// Whether it would send more if it might.
+fn has_more(state: &TcpState) -> bool {
+    state.unsent > PENDING && !state.stalled
 }
 
 /// One that was closed a moment ago takes nothing, nor does one of MPTCP.

@@ -65,9 +65,9 @@ pub(super) const FREE: u16 = 0x20;
 const SPLIT_BELOW: u64 = 12_500_000;
 /// The queue holds so much time, and at least so many bytes.
 const QUEUE: (Duration, u64) = (Duration::from_millis(100), 30_000);
-/// While connections begin to send: ten segments of each go before it is paced (RFC 6928;
-/// `tcp_update_skb_after_send`, `net/ipv4/tcp_output.c`).
-const QUEUE_AT_FIRST: (Duration, u64) = (Duration::from_millis(250), 48_000);
+/// While connections begin to send: ten segments of each go before it is paced
+/// (`tcp_update_skb_after_send`, `net/ipv4/tcp_output.c`). Less than TCP's shortest timeout, 200 ms.
+const QUEUE_AT_FIRST: (Duration, u64) = (Duration::from_millis(180), 30_000);
 /// How long a burst may be: HTB's own default collapses from 100 Mbit/s on.
 const BURST: Duration = Duration::from_millis(8);
 const BURST_BYTES: u64 = 10_000;

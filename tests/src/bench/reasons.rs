@@ -34,16 +34,27 @@ fn of_nft(cell: &Cell, missed: &str) -> &'static str {
 }
 
 fn of_tc(cell: &Cell, missed: &str) -> &'static str {
-    match (cell.protocol, missed) {
-        (Protocol::Tcp, "first s" | "whole") if cell.rtt == 0 => {
-            "without an RTT a new connection sends as fast as the machine can until a filter \
-             answers its SYN"
+    match (cell.protocol, cell.direction, missed) {
+        (Protocol::Tcp, _, "first s" | "whole")
+            if cell.kbit < 300 && cell.rtt > 0 && (missed == "first s" || cell.flows < 16) =>
+        {
+            "HTB's burst of 10 kB, in which a large packet must fit, is a third of a second at 256k"
         }
-        (Protocol::Tcp, "retr") if cell.direction == Download => {
+        (Protocol::Tcp, _, "first s" | "whole") if cell.rtt == 0 => {
+            "without an RTT a new connection sends as fast as the machine can until a filter \
+             answers its SYN; here ten such cells ran side by side"
+        }
+        (Protocol::Tcp, _, "whole") if cell.rtt == 80 && cell.share() >= 10_000 => {
+            "slow start takes most of the first second at RTT 80"
+        }
+        (Protocol::Tcp, Download, "retr") => {
             "each receiver offers 64 kB with its SYN, which cannot be taken back: so much more than the \
              queue holds its sender sends before the window tells it"
         }
-        (Protocol::Tcp, "cv" | "steady" | "Jain") => {
+        (Protocol::Tcp, Upload, "retr") if cell.rtt > 0 => {
+            "TCP does not pace the first ten segments of a connection: so much more than the queue holds"
+        }
+        (Protocol::Tcp, Download, "cv" | "steady" | "Jain") => {
             "what comes after a dropped segment reaches the application when that was sent again, a \
              round trip through the queue later"
         }
@@ -88,6 +99,9 @@ fn of_ebpf(cell: &Cell, missed: &str) -> &'static str {
 
 /// The reason for a figure missed.
 pub fn of_figure(backend: &str, what: &str) -> &'static str {
+    if backend == "tc" && what.starts_with("a packet of an unlimited") {
+        return "each limit has filters of its own on every interface, which everybody's packets pass";
+    }
     if backend != "ebpf" {
         return UNKNOWN;
     }

@@ -34,7 +34,7 @@ struct Args {
     /// Where the report goes; without it only progress is shown
     #[arg(long)]
     output: Option<PathBuf>,
-    /// Only `ours`, the `others` beside it, or the other `figures`
+    /// Only `ours`, the `others` beside it, one of these (`HTB by hand`), or the other `figures`
     #[arg(long)]
     only: Option<String>,
     /// Only cells and figures whose name contains this, such as `tcp upload 10M`, `short`, `packet`
@@ -56,10 +56,12 @@ fn main() -> io::Result<()> {
         let cells = grid::cells(args.grid, &args.filter).into_iter();
         jobs.extend(cells.map(|cell| Job { limiter: ours.clone(), cell }));
     }
-    if wanted("others") {
-        for cell in grid::compared(args.grid, &args.filter) {
-            jobs.extend(Limiter::OTHERS.map(|limiter| Job { limiter, cell }));
-        }
+    let others = Limiter::OTHERS
+        .into_iter()
+        .filter(|other| wanted("others") || wanted(&other.to_string()));
+    for limiter in others {
+        let cells = grid::compared(args.grid, &args.filter).into_iter();
+        jobs.extend(cells.map(|cell| Job { limiter: limiter.clone(), cell }));
     }
     jobs.sort_by_key(|job| std::cmp::Reverse(job.cell.lanes()));
     let times = args.times.unwrap_or(args.grid.repetitions());
@@ -87,7 +89,10 @@ fn this_run(args: &Args) -> Run {
     let grid = format!("{:?}", args.grid).to_lowercase();
     let options = [
         Some(format!("bench --grid {grid} --backend {}", args.backend)),
-        args.only.as_ref().map(|only| format!("--only {only}")),
+        args.only.as_ref().map(|only| {
+            let quote = if only.contains(' ') { "\"" } else { "" };
+            format!("--only {quote}{only}{quote}")
+        }),
         args.times.map(|times| format!("--times {times}")),
         (!args.filter.is_empty()).then(|| format!("\"{}\"", args.filter)),
     ];
