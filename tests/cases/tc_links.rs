@@ -1,6 +1,6 @@
 //! Interfaces on top of others, with traffic: a packet is charged once. And many sockets.
 //!
-//! What this machine's kernel has no devices for (VLAN, bond, `ipip`) is in `vm/guest/links`.
+//! What this machine's kernel has no devices for (VLAN, bond, VRF, `ipip`, `gre`) is in `vm/guest/links`.
 
 use std::{fs, net::SocketAddr, thread, time::Duration};
 
