@@ -42,7 +42,7 @@ fn of_tc(cell: &Cell, missed: &str) -> &'static str {
         }
         (Protocol::Tcp, _, "first s" | "whole") if cell.rtt == 0 => {
             "without an RTT a new connection sends as fast as the machine can until a filter \
-             answers its SYN; here ten such cells ran side by side"
+             answers its SYN"
         }
         (Protocol::Tcp, _, "whole") if cell.rtt == 80 && cell.share() >= 10_000 => {
             "slow start takes most of the first second at RTT 80"
