@@ -31,6 +31,8 @@ const HEADER: usize = 20;
 const STATS: u16 = 7;
 const BASIC: u16 = 1;
 const QUEUE: u16 = 3;
+/// What tbf cuts packets to on Ethernet, bytes.
+const FRAME: u64 = 1514;
 /// Fast enough to let what waits go at once.
 const OPEN: u64 = 12_500_000_000;
 
@@ -321,13 +323,23 @@ fn parse_class(reply: &Reply) -> Option<(u16, Passed)> {
                 passed.packets = u64::from(u32_of(value.get(8..)?)?);
             }
             QUEUE => {
-                passed.backlog = u64::from(u32_of(value.get(4..)?)?);
+                passed.backlog = waiting(u32_of(value)?, u32_of(value.get(4..)?)?);
                 passed.dropped = u64::from(u32_of(value.get(8..)?)?);
             }
             _ => {}
         }
     }
     Some((class, passed))
+}
+
+/// Bytes that wait. Where tbf cuts packets, older kernels (seen on 5.10) do not add what it cut to its
+/// backlog, and take it off as it goes (`tbf_segment` in `sch_tbf.c`): the backlog falls below
+/// nothing, and the number of packets has to do.
+fn waiting(packets: u32, backlog: u32) -> u64 {
+    match u32::try_from(backlog.cast_signed()) {
+        Ok(backlog) => backlog.into(),
+        Err(_) => u64::from(packets) * FRAME,
+    }
 }
 
 fn no_qdisc(kind: &str, device: &Device, refusal: Refusal) -> Error {
@@ -350,4 +362,15 @@ pub(super) fn no_filter(name: &str, refusal: Refusal) -> Error {
             .remedy(Remedy::LoadModule("cls_u32".to_owned()));
     }
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_below_nothing_is_counted_in_packets() {
+        assert_eq!(waiting(3, 4000), 4000);
+        assert_eq!(waiting(3, 100_000u32.wrapping_neg()), 3 * FRAME);
+    }
 }
