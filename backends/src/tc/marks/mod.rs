@@ -130,10 +130,11 @@ impl Marks {
         let processes = self.members.iter().flat_map(Members::processes);
         let found = self.holdings.scan(host, processes)?;
         let gone = || found.gone.iter().map(|socket| socket.inode);
-        for (_, fd) in moved::given_away(host, gone())? {
+        for (inode, fd) in moved::given_away(host, gone())? {
             self.mark.take_off(&fd)?;
+            senders.free_one(journal, inode, &fd)?;
         }
-        senders.let_go(host, journal, gone().map(|inode| (inode, true)))
+        gone().try_for_each(|inode| senders.forget(journal, inode))
     }
 
     /// The TCP connections of the members.
