@@ -1,6 +1,6 @@
 //! What a socket is.
 
-use std::os::fd::AsFd;
+use std::{array, os::fd::AsFd};
 
 use chadthrottle_core::Result;
 use rustix::net::{
@@ -98,12 +98,8 @@ pub fn tcp_state(fd: impl AsFd) -> Result<TcpState> {
     let info = sys::tcp_info(fd.as_fd())
         .map_err(|error| super::option_failed("read", "TCP_INFO", error))?;
     // Offsets within struct tcp_info of include/uapi/linux/tcp.h.
-    let field =
-        |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-    let wide = |at: usize| {
-        let (low, high) = (u64::from(field(at)), u64::from(field(at + 4)));
-        if cfg!(target_endian = "little") { low | high << 32 } else { low << 32 | high }
-    };
+    let field = |at: usize| u32::from_ne_bytes(array::from_fn(|byte| info[at + byte]));
+    let wide = |at: usize| u64::from_ne_bytes(array::from_fn(|byte| info[at + byte]));
     let (rtt, min_rtt) = (field(68), field(148));
     let (room, window) = (field(64), field(232));
     Ok(TcpState {

@@ -29,7 +29,7 @@ const SILENT_MS: u32 = 500;
 const PENDING: u32 = 4 * 1448;
 /// Smaller changes are not worth two system calls: one part of so many.
 const NOTABLE_PACE: u64 = 64;
-const NOTABLE_WINDOW: u32 = 16;
+const NOTABLE_WINDOW: u64 = 16;
 
 /// What a connection is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -149,7 +149,7 @@ impl Steered {
 
     /// Whether it was told about as much.
     pub(super) fn has(&self, wanted: Told) -> bool {
-        same_pace(self.told.pace, wanted.pace) && same_window(self.told.window, wanted.window)
+        same_pace(self.told, wanted) && same_window(self.told, wanted)
     }
 
     /// Tells it. A pace that the application chose is recorded before.
@@ -162,7 +162,7 @@ impl Steered {
         wanted: Told,
     ) -> Result<()> {
         if let Some(pace) = wanted.pace
-            && !same_pace(self.told.pace, wanted.pace)
+            && !same_pace(self.told, wanted)
         {
             let now = sockets::pace(fd)?;
             if now != self.told.pace.unwrap_or(sockets::NO_PACE) {
@@ -178,7 +178,7 @@ impl Steered {
             }
         }
         if let Some(window) = wanted.window
-            && !same_window(self.told.window, wanted.window)
+            && !same_window(self.told, wanted)
             && is_done(&sockets::set_window_clamp(fd, window))
         {
             self.told.window = Some(window);
@@ -215,18 +215,19 @@ fn is_done(set: &Result<()>) -> bool {
     set.is_ok()
 }
 
-fn same_pace(told: Option<u64>, wanted: Option<u64>) -> bool {
-    match (told, wanted) {
-        (Some(told), Some(wanted)) => told.abs_diff(wanted) <= told / NOTABLE_PACE,
+/// Whether it was told so much, or within one part of so many of it.
+fn same<T: Into<u64>>(told: Option<T>, wanted: Option<T>, parts: u64) -> bool {
+    match (told.map(Into::into), wanted.map(Into::into)) {
+        (Some(told), Some(wanted)) => told.abs_diff(wanted) <= told / parts,
         (None, Some(_)) => false,
         (_, None) => true,
     }
 }
 
-fn same_window(told: Option<u32>, wanted: Option<u32>) -> bool {
-    match (told, wanted) {
-        (Some(told), Some(wanted)) => told.abs_diff(wanted) <= told / NOTABLE_WINDOW,
-        (None, Some(_)) => false,
-        (_, None) => true,
-    }
+fn same_pace(told: Told, wanted: Told) -> bool {
+    same(told.pace, wanted.pace, NOTABLE_PACE)
+}
+
+fn same_window(told: Told, wanted: Told) -> bool {
+    same(told.window, wanted.window, NOTABLE_WINDOW)
 }

@@ -32,7 +32,7 @@ const STATS: u16 = 7;
 const BASIC: u16 = 1;
 const QUEUE: u16 = 3;
 /// What tbf cuts packets to on Ethernet, bytes.
-const FRAME: u64 = 1514;
+const FRAME: u64 = 1500 + ETHERNET;
 /// Fast enough to let what waits go at once.
 const OPEN: u64 = 12_500_000_000;
 
