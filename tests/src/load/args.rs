@@ -26,6 +26,9 @@ pub struct Args {
     /// MPTCP instead of TCP
     #[arg(long)]
     pub mptcp: bool,
+    /// Ask and answer instead of transferring: the sender asks (TCP)
+    #[arg(long)]
+    pub echo: bool,
     /// How many connections
     #[arg(long, default_value_t = 1)]
     pub flows: usize,

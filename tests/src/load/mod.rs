@@ -8,6 +8,7 @@
 //! - `stream`: TCP and MPTCP
 //! - `datagram`: UDP
 //! - `quic`: QUIC
+//! - `echo`: questions and answers
 //! - `http`: a server for real clients
 //! - `meter`: counting and reporting
 //! - `plan`: the handle that the cases use
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod args;
 mod datagram;
+mod echo;
 mod http;
 mod meter;
 pub mod plan;
@@ -50,6 +52,11 @@ pub enum Report {
     },
     /// The connections were handed to another process.
     Given,
+    /// `--echo`: a question was answered.
+    Answer {
+        /// How long after it was asked, in microseconds.
+        micros: u64,
+    },
     /// 100 ms are over.
     Bin {
         /// Who transfers.
@@ -119,6 +126,7 @@ pub fn run(args: &Args) -> io::Result<()> {
     match args.end {
         End::Http => http::serve(args),
         End::Share => sockets::share(args),
+        _ if args.echo => echo::run(args),
         _ if args.udp => datagram::run(args),
         _ if args.quic => quic::run(args),
         _ => {

@@ -71,6 +71,12 @@ impl Plan {
         self.with("--mptcp")
     }
 
+    /// Asking and answering.
+    #[must_use]
+    pub fn echo(self) -> Self {
+        self.with("--echo")
+    }
+
     /// So many connections.
     #[must_use]
     pub fn flows(self, count: usize) -> Self {
@@ -236,6 +242,15 @@ impl Load {
             _ => None,
         });
         bytes.collect()
+    }
+
+    /// How long each answer took so far, in milliseconds.
+    pub fn answers(&self) -> Vec<f64> {
+        let times = self.reports().into_iter().filter_map(|report| match report {
+            Report::Answer { micros } => Some(micros as f64 / 1000.0),
+            _ => None,
+        });
+        times.collect()
     }
 
     /// All bins so far with the time of their end, on the clock of [`super::now_ms`].

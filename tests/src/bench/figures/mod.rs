@@ -6,6 +6,7 @@ use super::{grid::Grid, lanes::guarded, record::Figure};
 
 mod change;
 mod cost;
+mod delay;
 mod flood;
 mod latency;
 mod many;
@@ -18,12 +19,13 @@ mod view;
 type Measure = fn(&str) -> Vec<Figure>;
 
 /// Those that run side by side, by the names that a filter chooses from.
-const LIGHT: [(&str, Measure); 6] = [
+const LIGHT: [(&str, Measure); 7] = [
     ("short", sharing::short_beside_bulk),
     ("idle", sharing::one_of_a_hundred),
     ("both", sharing::both_directions),
     ("mix", sharing::tcp_and_udp),
     ("ping", latency::pings),
+    ("delay", delay::requests),
     ("change", change::changes),
 ];
 
