@@ -7,12 +7,12 @@
 use std::{thread, time::Duration};
 
 use chadthrottle_tests::{
-    conformance::{MEASURE, TOLERANCE},
+    conformance::{self, MEASURE, TOLERANCE},
     lab::Family::V4,
     load::{Load, Plan, Role},
     process::{eventually, sh, tool},
     rates::{self, TEN_MBIT},
-    stage::Stage,
+    stage::{Direction, Stage},
     sys::{self, Hook, Mode},
     throttle::Throttle,
 };
@@ -151,6 +151,37 @@ fn bpf_does_not_exist() {
 #[test]
 fn bpf_is_invalid() {
     falls_back(&["bpf=EINVAL"], "G", "EINVAL");
+}
+
+/// Where sockets cannot be fetched tc tells senders nothing, says so, and holds the limit by its
+/// queue alone.
+#[test]
+fn tc_cannot_tell_senders() {
+    let refuse = tool("refuse");
+    let refuse = refuse.to_str().expect("a plain path");
+    for (direction, answer) in [
+        (Direction::Download, "pidfd-getfd=EPERM"),
+        // As on kernels before 5.6.
+        (Direction::Upload, "pidfd-getfd=ENOSYS"),
+    ] {
+        let stage = Stage::new("tc");
+        let (near, far) = conformance::plans(direction, stage.lab.far_address(V4));
+        let far = far.start(&stage.far());
+        let near = near.start(&stage.near());
+        near.wait_connected();
+        let pid = near.pid().to_string();
+        let wrapper = refusing(refuse, &[answer]);
+        let args = [direction.flag(), "10mbit", "--pid", &pid];
+        let mut throttle = stage.start_behind(&wrapper, &args);
+        throttle.wait_enforced();
+        thread::sleep(Duration::from_secs(2));
+        let receiver = if direction == Direction::Download { &near } else { &far };
+        rates::assert_rate(answer, &receiver.watch(MEASURE), TEN_MBIT, 0.05);
+        let said = throttle.stderr();
+        assert_eq!(said.matches("senders are not told of the limit").count(), 1, "{said}");
+        throttle.stop();
+        stage.end();
+    }
 }
 
 /// `--backend ebpf` means ebpf or nothing.

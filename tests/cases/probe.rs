@@ -174,11 +174,16 @@ fn a_cgroup_that_is_none_is_refused() {
         .assert_refused(5, &["/no/such/cgroup"]);
 }
 
-/// The check at which nftables says no: its name, verdict, errno and way out.
 #[track_caller]
 fn nft_says(script: &str, name: &str, verdict: &str, errno: &str, remedy: &str) {
+    says_no("nft", script, name, verdict, errno, remedy);
+}
+
+/// The check at which a backend says no: its name, verdict, what its evidence holds and the way out.
+#[track_caller]
+fn says_no(backend: &str, script: &str, name: &str, verdict: &str, errno: &str, remedy: &str) {
     let scene = Scene::new();
-    let outcome = scene.run_wrapped(script, &["probe", "--json", "--backend", "nft"]);
+    let outcome = scene.run_wrapped(script, &["probe", "--json", "--backend", backend]);
     assert_eq!(outcome.status, 3, "{outcome:#?}");
     let report = report(&outcome);
     let answer = &report["backends"][0];
@@ -213,6 +218,13 @@ fn nft_behind_a_filter() {
 #[test]
 fn nft_with_an_errno_that_tells_nothing() {
     nft_says(&refusing("netfilter=ENOSYS"), "nf-tables", "inconclusive", "ENOSYS", "none");
+}
+
+/// Descriptor tables of others, by which flows are known, are not read without it.
+#[test]
+fn tc_without_ptrace() {
+    let script = "exec setpriv --inh-caps=-all --bounding-set=-sys_ptrace \"$@\"";
+    says_no("tc", script, "capabilities", "denied", "CAP_SYS_PTRACE", "grant-capability");
 }
 
 #[test]

@@ -154,11 +154,14 @@ impl Steering {
         self.forget(journal, inode)
     }
 
-    /// Gives all of these back what they had, and forgets the rest. Goes on after an error and
-    /// returns the first.
+    /// Gives those of these that were told something back what they had, and forgets all. Goes on
+    /// after an error and returns the first.
     pub fn free_all(&mut self, journal: &Journal, connections: &[Reach<'_>]) -> Result<()> {
         let mut outcome = Ok(());
         for connection in connections {
+            if !self.known.get(&connection.inode).is_some_and(Steered::is_changed) {
+                continue;
+            }
             outcome = outcome.and(connection.grab().and_then(|fd| match fd {
                 Some(fd) => self.free(journal, connection.inode, &fd),
                 None => Ok(()),

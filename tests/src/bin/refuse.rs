@@ -1,8 +1,8 @@
 //! `refuse WHAT=ERRNO... -- COMMAND...`: installs seccomp filters that answer system calls with an
 //! errno, then becomes the command. The calls really fail; nothing is mocked.
 //!
-//! WHAT is `bpf` (all of bpf(2)), one of its commands (`link-create`, `prog-attach`, ...), or a
-//! netlink protocol whose sockets are refused (`route`, `netfilter`, `sock-diag`). ERRNO is a name.
+//! WHAT is `bpf` (all of bpf(2)), one of its commands (`link-create`, `prog-attach`, ...),
+//! `pidfd-getfd`, or a netlink protocol whose sockets are refused (`route`, `netfilter`, `sock-diag`). ERRNO is a name.
 
 use std::{
     collections::BTreeMap, env, error::Error, os::unix::process::CommandExt, process::Command,
@@ -13,6 +13,9 @@ use seccompiler::{
     SeccompFilter, SeccompRule,
 };
 
+/// What is refused whatever its arguments are.
+const CALLS: [(&str, i64); 2] =
+    [("bpf", libc::SYS_bpf), ("pidfd-getfd", libc::SYS_pidfd_getfd)];
 /// `enum bpf_cmd` of linux/bpf.h.
 const BPF_COMMANDS: [(&str, u64); 8] = [
     ("map-create", 0),
@@ -58,8 +61,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The system call, and which of its arguments make it one to refuse; none: all calls.
 fn rule(what: &str) -> Result<(i64, Option<SeccompRule>), Box<dyn Error>> {
     let equals = |argument, value| SeccompCondition::new(argument, Dword, Eq, value);
-    if what == "bpf" {
-        return Ok((libc::SYS_bpf, None));
+    if let Some((_, call)) = CALLS.iter().find(|(name, _)| *name == what) {
+        return Ok((*call, None));
     }
     if let Some((_, command)) = BPF_COMMANDS.iter().find(|(name, _)| *name == what) {
         return Ok((libc::SYS_bpf, Some(SeccompRule::new(vec![equals(0, *command)?])?)));
