@@ -189,6 +189,27 @@ fn without_the_capability_for_packet_sockets() {
     stage.end();
 }
 
+/// Somebody deletes our device: said, and what had passed counts.
+#[test]
+fn a_deleted_device_is_told() {
+    let stage = Stage::new("tc");
+    let (target, _peer) = transfer(&stage, Role::Send, Role::Recv);
+    let mut throttle = stage.limit(Upload, target.pid());
+    thread::sleep(2 * SETTLE);
+    let links = stage.lab.near.sh("ip -br link show type ifb");
+    let device = links.split_whitespace().next().expect("our device");
+    stage.lab.near.sh(&format!("ip link del {device}"));
+    let told = || throttle.events().iter().any(|event| event["event"] == "warning");
+    assert!(eventually(2 * SETTLE, told), "{}", throttle.stderr());
+    assert!(throttle.stderr().contains(device), "{}", throttle.stderr());
+    throttle.signal(Signal::INT);
+    assert_eq!(throttle.wait(), 0, "{}", throttle.stderr());
+    let released = throttle.expect_event("released");
+    let passed = released["totals"]["upload"]["bytes"].as_u64();
+    assert!(passed.is_some_and(|bytes| bytes > 1_000_000), "{released:#}");
+    stage.end();
+}
+
 /// A limit follows its target into another namespace and holds over both.
 #[test]
 fn two_namespaces_share_the_rate() {

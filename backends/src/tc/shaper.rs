@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chadthrottle_core::{
-    Direction, Error, Result, backend::Count, check::Remedy, journal::Journal,
+    Direction, Error, ErrorKind, Result, backend::Count, check::Remedy, journal::Journal,
 };
 use netlink_packet_core::NLM_F_REPLACE;
 use netlink_packet_route::{
@@ -215,16 +215,16 @@ impl Shaper {
     fn read(&self, rt: &mut Socket) -> Result<[Passed; KINDS.len()]> {
         let mut request = TcMessage::default();
         request.header.index = self.device.index.cast_signed();
+        request.header.parent = handle(1, 0);
         let replies = rt
             .dump(RouteNetlinkMessage::GetTrafficClass(request))
             .map_err(|refusal| refusal.explain("read the counters of", &self.device.name))?;
-        let mut found = [Passed::default(); KINDS.len()];
-        for (class, passed) in replies.iter().filter_map(parse_class) {
-            if let Some(at) = KINDS.iter().position(|kind| kind.class == class) {
-                found[at] = passed;
-            }
-        }
-        Ok(found)
+        // Of a device that is gone the kernel lists nothing.
+        counts(&replies).ok_or_else(|| {
+            Error::new(ErrorKind::Failed, "read the counters of", &self.device.name)
+                .meaning("Somebody deleted it or its qdisc: nothing is limited by it any more.")
+                .advice("Start again.")
+        })
     }
 
     fn each(&self) -> impl Iterator<Item = (&Kind, &Passed)> {
@@ -247,9 +247,14 @@ impl Shaper {
         Use { rate: self.recent, hungry }
     }
 
-    /// Lets what waits go on at once, so that nothing of it is lost.
+    /// Lets what waits go on at once, so that nothing of it is lost. Where the device is gone nothing
+    /// waits.
     pub(super) fn open(&self, rt: &mut Socket) -> Result<()> {
-        self.replace(rt, Shape::new(OPEN, self.mtu, self.fq_codel).classes(self.device.index))
+        let classes = Shape::new(OPEN, self.mtu, self.fq_codel).classes(self.device.index);
+        match self.replace(rt, classes) {
+            Err(error) if error.errno() == libc::ENODEV => Ok(()),
+            result => result,
+        }
     }
 
     /// Bytes that wait.
@@ -312,8 +317,20 @@ fn classifiers(link: u32) -> Vec<TcMessage> {
     acks.chain(syn).chain(kinds).collect()
 }
 
-fn parse_class(reply: &Reply) -> Option<(u16, Passed)> {
-    let class = TcHandle::from(u32_of(reply.payload.get(8..)?)?).minor;
+/// What passed through the classes of all kinds, when they are there. Flows of `fq_codel` are listed
+/// as classes as well: some have the minor numbers of ours, and none says what passed.
+fn counts(replies: &[Reply]) -> Option<[Passed; KINDS.len()]> {
+    let all: Vec<(TcHandle, Passed)> = replies.iter().filter_map(parse_class).collect();
+    let of = |kind: &Kind| {
+        let class = handle(1, kind.class);
+        all.iter().find(|(found, _)| *found == class).map(|(_, passed)| *passed)
+    };
+    let found: Option<Vec<Passed>> = KINDS.iter().map(of).collect();
+    found?.try_into().ok()
+}
+
+fn parse_class(reply: &Reply) -> Option<(TcHandle, Passed)> {
+    let class = TcHandle::from(u32_of(reply.payload.get(8..)?)?);
     let mut passed = Passed::default();
     let stats = attributes(&reply.payload, HEADER).find(|(kind, _)| *kind == STATS)?.1;
     for (kind, value) in attributes(stats, 0) {
@@ -367,6 +384,36 @@ pub(super) fn no_filter(name: &str, refusal: Refusal) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As the kernel lists a class: `struct tcmsg`, and attributes in `TCA_STATS2`.
+    fn class(class: TcHandle, stats: &[(u16, &[u8])]) -> Reply {
+        let attribute = |kind: u16, value: &[u8]| {
+            let length = 4 + value.len() as u16;
+            [&length.to_ne_bytes(), &kind.to_ne_bytes(), value].concat()
+        };
+        let mut payload = vec![0; HEADER];
+        payload[8..12].copy_from_slice(&u32::from(class).to_ne_bytes());
+        let stats: Vec<u8> =
+            stats.iter().flat_map(|(kind, value)| attribute(*kind, value)).collect();
+        payload.extend(attribute(STATS, &stats));
+        Reply { kind: 0, payload }
+    }
+
+    #[test]
+    fn flows_of_fq_codel_are_none_of_our_classes() {
+        let basic = [7000_u64.to_ne_bytes(), 5_u64.to_ne_bytes()].concat();
+        let ours = KINDS.map(|kind| class(handle(1, kind.class), &[(BASIC, &basic)]));
+        let flow = class(handle(KINDS[0].class << 4, KINDS[0].class), &[(QUEUE, &[0; 20])]);
+        let replies = [&ours[..], &[flow, class(handle(1, FREE), &[])]].concat();
+        let passed = counts(&replies).expect("all kinds");
+        assert!(passed.iter().all(|passed| (passed.bytes, passed.packets) == (7000, 5)));
+    }
+
+    #[test]
+    fn a_device_that_is_gone_counts_as_unread() {
+        let one = class(handle(1, KINDS[0].class), &[(BASIC, &[0; 16])]);
+        assert_eq!((counts(&[]), counts(&[one])), (None, None));
+    }
 
     #[test]
     fn a_backlog_below_nothing_is_counted_in_packets() {

@@ -233,8 +233,8 @@ impl Space {
     /// How long what waits of TCP uploads takes to pass.
     pub(super) fn waiting(&mut self) -> Duration {
         let shaper = self.shapers.iter().find(|shaper| shaper.direction == Direction::Upload);
-        let waiting = shaper.and_then(|shaper| shaper.waiting(&mut self.rt).ok());
-        waiting.unwrap_or_default()
+        // Counting says what cannot be read.
+        shaper.and_then(|shaper| shaper.waiting(&mut self.rt).ok()).unwrap_or_default()
     }
 
     /// Lets more wait while TCP connections begin to upload. (Downloads would only send more before
