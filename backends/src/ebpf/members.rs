@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    path::PathBuf,
+    path::{Component, Path, PathBuf},
 };
 
 use chadthrottle_core::{
@@ -185,13 +185,13 @@ impl Members {
         tag: Tag,
     ) -> Result<()> {
         let id = cgroup::id(&target.path)?;
-        maps.add_cgroup(id, depth(cgroups, target), tag)?;
+        maps.add_cgroup(id, depth(cgroups, &target.path), tag)?;
         self.cgroup = Some(id);
         Ok(())
     }
 
     /// Opens the processes that came, forgets those that went.
-    fn list_cgroup(&mut self, host: &Host, path: &std::path::Path) {
+    fn list_cgroup(&mut self, host: &Host, path: &Path) {
         let pids = cgroup::processes(path).unwrap_or_default();
         self.processes.retain(|pid, process| pids.contains(pid) && process.is_alive());
         for pid in pids {
@@ -213,10 +213,32 @@ fn foreign_pids(process: &Process) -> Error {
         .advice("Run it outside of the container, or limit the cgroup: --cgroup PATH.")
 }
 
-/// How far below the root of the whole hierarchy: what `bpf_skb_ancestor_cgroup_id` counts,
-/// a cgroup namespace or a bind mount included.
-fn depth(cgroups: &Cgroups, target: &CgroupTarget) -> u32 {
-    let below_mount = target.path.strip_prefix(&cgroups.mount).unwrap_or(&target.path);
-    let above_mount = cgroups.root.components().count().saturating_sub(1);
-    (below_mount.components().count() + above_mount) as u32
+/// How far below the root of the whole hierarchy, which `bpf_skb_ancestor_cgroup_id` counts from: a
+/// bind mount shows a part ("/a/b"). A mount that was made outside of our cgroup namespace is spelled
+/// from that namespace's root ("/../.."), and the way up counts nothing; how deep the root of a
+/// namespace lies that is mounted as "/" nobody tells.
+fn depth(cgroups: &Cgroups, path: &Path) -> u32 {
+    let below = path.strip_prefix(&cgroups.mount).unwrap_or(path);
+    let parts = cgroups.root.components().chain(below.components());
+    parts.filter(|part| matches!(part, Component::Normal(_))).count() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depths_count_from_the_root_of_all() {
+        for (root, path, expected) in [
+            ("/", "/cg", 0),
+            ("/", "/cg/a/b", 2),
+            ("/docker/x", "/cg/a", 3),
+            ("/../..", "/cg", 0),
+            ("/../..", "/cg/a/b/c", 3),
+            ("/../../x", "/cg/a", 2),
+        ] {
+            let cgroups = Cgroups { mount: "/cg".into(), root: root.into() };
+            assert_eq!(depth(&cgroups, Path::new(path)), expected, "{root} {path}");
+        }
+    }
 }

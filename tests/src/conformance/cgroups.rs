@@ -1,11 +1,14 @@
 //! Cgroups as targets, and cgroups that hold programs of others.
 
-use super::{begun_limited, plans, running};
+use std::time::Duration;
+
+use super::{FULL, begun_limited, plans, running};
 use crate::{
     cgroup::{self, Cgroup},
     conformance::Transfer,
     lab::Family::V4,
     process::sh,
+    rates,
     stage::{
         Direction::{self, Download, Upload},
         Stage,
@@ -154,8 +157,22 @@ pub fn seen_from_a_namespace(backend: &str) {
         stage.start_behind(&["unshare", "--cgroup"], &["-d", "10mbit", "--cgroup", apps]);
     throttle.wait_enforced();
     transfer.assert_limited("seen from a cgroup namespace");
+    drop(transfer);
+    newcomers_are_limited(&stage);
     throttle.stop();
     stage.end();
+}
+
+/// Whoever begins to download in the limited cgroup is held from the start: of three in a row none has
+/// so much as half of what is offered, which is what one has that is found a second later.
+fn newcomers_are_limited(stage: &Stage) {
+    for _ in 0..3 {
+        let mut newcomer = prepared(stage, Download, &stage.apps);
+        newcomer.near.go();
+        newcomer.near.wait_connected();
+        let bins = newcomer.near.watch(Duration::from_millis(600));
+        assert!(rates::mean(&bins) < FULL / 2.0, "free at first: {}", rates::show(&bins));
+    }
 }
 
 fn programs_on(cgroup: &Cgroup) -> usize {
