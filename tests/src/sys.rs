@@ -134,7 +134,14 @@ pub fn load_named(name: &str, hook: Hook) -> io::Result<OwnedFd> {
         prog_ifindex: 0,
         expected_attach_type: hook as u32,
     };
-    let fd = bpf(BPF_PROG_LOAD, &load)?;
+    let mut loaded = bpf(BPF_PROG_LOAD, &load);
+    // On a busy machine it now and then answers EAGAIN.
+    for _ in 0..4 {
+        if loaded.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            loaded = bpf(BPF_PROG_LOAD, &load);
+        }
+    }
+    let fd = loaded?;
     // SAFETY: BPF_PROG_LOAD returned a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

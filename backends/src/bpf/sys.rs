@@ -36,6 +36,10 @@ pub(super) struct Instruction {
     pub(super) immediate: i32,
 }
 
+/// On a busy machine loading now and then answers EAGAIN; libbpf tries as often
+/// (`PROG_LOAD_ATTEMPTS`).
+const LOAD_ATTEMPTS: usize = 5;
+
 /// Loads a program with the license GPL and without a log.
 pub(super) fn prog_load(
     kind: u32,
@@ -76,7 +80,14 @@ pub(super) fn prog_load(
         ..Attr::default()
     };
     // SAFETY: the pointers in attr are valid for reads of what is said, during the call.
-    unsafe { bpf_fd(Command::ProgLoad, &mut attr) }
+    let mut load = || unsafe { bpf_fd(Command::ProgLoad, &mut attr) };
+    for _ in 1..LOAD_ATTEMPTS {
+        match load() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+    load()
 }
 
 /// `BPF_PROG_ATTACH` and `BPF_PROG_DETACH`.
