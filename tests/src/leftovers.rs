@@ -182,19 +182,26 @@ fn network(lab: &Lab) -> BTreeSet<String> {
             );
         }
         let lines = crate::process::sh(look);
-        // The table of an instance that lives is not left: that is judged by its process.
+        // What an instance that lives has made is not left: that is judged by its process.
         let ours = lines.lines().filter(|line| line.contains("chad") && !of_the_living(line));
         found.extend(ours.map(|line| format!("host: {line}")));
     }
     found
 }
 
-/// Whether the pid in a table's name, `chadthrottle-PID-START`, is one of a living process.
+/// Whether the pid in the name of one of our tables or devices is one of a living process.
 fn of_the_living(line: &str) -> bool {
-    let pid = line
-        .split_once("table inet chadthrottle-")
-        .and_then(|(_, name)| name.split('-').next()?.parse::<u32>().ok());
-    pid.is_some_and(crate::process::is_alive)
+    maker(line).is_some_and(crate::process::is_alive)
+}
+
+/// The pid in a table's name, `chadthrottle-PID-START`, or in a device's, `chadPID-N` in hexadecimal.
+fn maker(line: &str) -> Option<u32> {
+    let (_, name) = line.split_once("chad")?;
+    let (pid, radix) = match name.strip_prefix("throttle-") {
+        Some(table) => (table, 10),
+        None => (name, 16),
+    };
+    u32::from_str_radix(pid.split('-').next()?, radix).ok()
 }
 
 /// A line without what changes by itself: a device's number and its flags.
@@ -205,5 +212,23 @@ fn stable(line: &str) -> String {
             format!("device {name}")
         }
         _ => line.trim().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_who_made_them() {
+        for (line, pid) in [
+            ("table inet chadthrottle-4711-99 # progname chadthrottle", Some(4711)),
+            ("7: chad1a2b-0d: <BROADCAST,NOARP> mtu 1500", Some(0x1a2b)),
+            ("qdisc htb 1: dev chad1a2b-3u root refcnt 2", Some(0x1a2b)),
+            ("7: chaddy: <BROADCAST> mtu 1500", None),
+            ("1: lo: <LOOPBACK>", None),
+        ] {
+            assert_eq!(maker(line), pid, "{line}");
+        }
     }
 }
