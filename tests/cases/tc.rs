@@ -9,7 +9,7 @@ use chadthrottle_tests::{
     lab::Family::V4,
     leftovers::run_files,
     load::{Load, Plan, Role},
-    process::{Place, Running, eventually, sh},
+    process::{Place, Running, eventually, sh, tool},
     rates::{self, TEN_MBIT},
     stage::{
         Direction::{Download, Upload},
@@ -135,11 +135,35 @@ fn cleans_after_a_namespace_vanished() {
     stage.end();
 }
 
-/// How long a connection runs free that a limited process opens once all is calm: of three the
-/// median, judged by what comes through. Looking alone, every 40 ms, would leave it 20 ms.
+/// What opens a connection waits until that is known: none runs free, whoever else has such a gate.
+#[test]
+fn a_new_connection_is_held_until_it_is_known() {
+    let stage = Stage::new("tc");
+    let free = free(&stage, |pid| stage.limit(Upload, pid));
+    assert!(free[2] < 2, "ms free: {free:?}");
+    stage.end();
+}
+
+/// Without netfilter it runs free until it is heard: of three the median. Looking alone, every 40 ms,
+/// would leave it 20 ms.
 #[test]
 fn a_new_connection_is_heard_at_once() {
     let stage = Stage::new("tc");
+    let refuse = tool("refuse");
+    let refuse = [refuse.to_str().expect("a plain path"), "netfilter=EPERM", "--"];
+    let free = free(&stage, |pid| {
+        let mut throttle =
+            stage.start_behind(&refuse, &["-u", "10mbit", "--pid", &pid.to_string()]);
+        throttle.wait_enforced();
+        throttle
+    });
+    assert!(free[1] < 10, "ms free: {free:?}");
+    stage.end();
+}
+
+/// How long connections run free that three limited processes open once all is calm, ms, ascending;
+/// judged by what comes through.
+fn free(stage: &Stage, limit: impl Fn(u32) -> Throttle) -> Vec<u64> {
     let loads: Vec<_> = (0..3)
         .map(|_| {
             let address = stage.lab.far_address(V4);
@@ -147,7 +171,7 @@ fn a_new_connection_is_heard_at_once() {
             let near = Plan::connect(address, Role::Send).rate(100.0).wait();
             let near = near.start(&stage.near());
             near.wait_ready();
-            let throttle = stage.limit(Upload, near.pid());
+            let throttle = limit(near.pid());
             (near, far, throttle)
         })
         .collect();
@@ -167,8 +191,7 @@ fn a_new_connection_is_heard_at_once() {
         throttle.stop();
     }
     free.sort_unstable();
-    assert!(free[1] < 10, "ms free: {free:?}");
-    stage.end();
+    free
 }
 
 /// Without packet sockets new connections are found by looking: said, and the limit holds.

@@ -28,6 +28,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// A cgroup.
+    pub fn at(host: &Host, path: &Path) -> Result<Self> {
+        Self::of(host.cgroups()?, path, cgroup::id(path)?)
+    }
+
     fn of(cgroups: &Cgroups, path: &Path, id: u64) -> Result<Self> {
         let level = level(cgroups, path).ok_or_else(|| {
             Error::new(ErrorKind::NoBackend, "match the sockets of", path.display())

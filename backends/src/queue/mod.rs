@@ -16,10 +16,12 @@
 //! | `port` | one netlink socket in one network namespace |
 //! | `state` | the ports and lanes, and what is due |
 //! | `serve` | the thread that runs it all |
+//! | `hold` | keeping a few packets back for a moment, without any of these |
 //!
 //! Kernel 3.14 or newer with `nfnetlink_queue`, and `CAP_NET_ADMIN` in the namespace.
 
 mod fair;
+mod hold;
 mod lane;
 mod packet;
 mod port;
@@ -27,5 +29,6 @@ mod serve;
 mod state;
 mod wire;
 
+pub use hold::{Held, Holding};
 pub use serve::Shaper;
 pub use state::LaneId;

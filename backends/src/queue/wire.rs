@@ -24,6 +24,7 @@ const NFQA_CFG_PARAMS: u16 = 2;
 const NFQA_CFG_QUEUE_MAXLEN: u16 = 3;
 const NFQA_CFG_MASK: u16 = 4;
 const NFQA_CFG_FLAGS: u16 = 5;
+const NFQA_CFG_F_FAIL_OPEN: u32 = 1;
 const NFQA_CFG_F_GSO: u32 = 4;
 const COPY_PACKET: u8 = 2;
 
@@ -46,6 +47,11 @@ pub(super) enum Request {
     Bind {
         /// See [`Request::Segments`].
         large: bool,
+    },
+    /// Take it for so few packets; those that come when it is full pass.
+    Hold {
+        /// How many.
+        most: u32,
     },
     /// Whether packets come as they are (up to 64 KiB) or cut into segments of the MTU.
     Segments {
@@ -87,12 +93,12 @@ pub(super) fn config(queue: u16, sequence: u32, request: Request) -> Vec<u8> {
     message(&mut out, MSG_CONFIG, NLM_F_REQUEST | NLM_F_ACK, sequence, queue, |out| {
         match request {
             Request::Bind { large } => {
-                attribute(out, NFQA_CFG_CMD, &[1, 0, 0, 0]);
-                let mut parameters = COPIED.to_be_bytes().to_vec();
-                parameters.push(COPY_PACKET);
-                attribute(out, NFQA_CFG_PARAMS, &parameters);
-                attribute(out, NFQA_CFG_QUEUE_MAXLEN, &MAX_PACKETS.to_be_bytes());
+                bind(out, MAX_PACKETS);
                 segments(out, large);
+            }
+            Request::Hold { most } => {
+                bind(out, most);
+                flag(out, NFQA_CFG_F_FAIL_OPEN, true);
             }
             Request::Segments { large } => segments(out, large),
             Request::Unbind => attribute(out, NFQA_CFG_CMD, &[2, 0, 0, 0]),
@@ -101,9 +107,21 @@ pub(super) fn config(queue: u16, sequence: u32, request: Request) -> Vec<u8> {
     out
 }
 
+fn bind(out: &mut Vec<u8>, most: u32) {
+    attribute(out, NFQA_CFG_CMD, &[1, 0, 0, 0]);
+    let mut parameters = COPIED.to_be_bytes().to_vec();
+    parameters.push(COPY_PACKET);
+    attribute(out, NFQA_CFG_PARAMS, &parameters);
+    attribute(out, NFQA_CFG_QUEUE_MAXLEN, &most.to_be_bytes());
+}
+
 fn segments(out: &mut Vec<u8>, large: bool) {
-    attribute(out, NFQA_CFG_MASK, &NFQA_CFG_F_GSO.to_be_bytes());
-    let flags = if large { NFQA_CFG_F_GSO } else { 0 };
+    flag(out, NFQA_CFG_F_GSO, large);
+}
+
+fn flag(out: &mut Vec<u8>, flag: u32, set: bool) {
+    attribute(out, NFQA_CFG_MASK, &flag.to_be_bytes());
+    let flags = if set { flag } else { 0 };
     attribute(out, NFQA_CFG_FLAGS, &flags.to_be_bytes());
 }
 

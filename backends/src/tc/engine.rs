@@ -1,7 +1,8 @@
 //! The engine: limits come and go; a thread looks after new sockets.
 //!
-//! The thread looks as soon as it hears that somebody opens a connection ([`super::ear`]), and now
-//! and then besides; how often is decided in [`super::attention`].
+//! The thread looks as soon as something opens a connection, which waits meanwhile
+//! ([`super::gate`]) or is heard ([`super::ear`]), and now and then besides; how often is decided in
+//! [`super::attention`].
 
 use std::{
     collections::BTreeMap,
@@ -23,11 +24,13 @@ use tracing::warn;
 use super::{
     attention::{Attention, Pause},
     ear::Ear,
+    gate::{self, Gates},
     limit::Active,
     marks,
 };
 use crate::{
     moved::Slot,
+    queue::Holding,
     worker::{self, Wake},
 };
 
@@ -39,7 +42,7 @@ pub(super) struct TcEngine {
 
 struct Shared {
     state: Mutex<State>,
-    /// Ends the thread's waiting.
+    /// Ends the thread's waiting: limits have changed.
     wake: Wake,
 }
 
@@ -47,6 +50,7 @@ struct State {
     host: Host,
     journal: Journal,
     limits: BTreeMap<LimitId, Active>,
+    gates: Gates,
     next: u32,
     notices: Vec<Notice>,
     /// Our marks, where packets are known by them.
@@ -63,6 +67,7 @@ impl TcEngine {
                 host: host.clone(),
                 journal: journal.clone(),
                 limits: BTreeMap::new(),
+                gates: Gates::default(),
                 next: 0,
                 notices: Vec::new(),
                 slot,
@@ -113,31 +118,51 @@ impl Shared {
             // Before looking: what comes meanwhile is news again.
             ears.iter().for_each(Ear::clear);
             let start = Instant::now();
+            let held = state.gates.arrived();
             state.look();
+            gate::release(&held);
+            state.follow_gates();
             let news = state.limits.values().any(|active| active.has_news(start));
+            let holdings: Vec<Arc<Holding>> = state.gates.holdings().cloned().collect();
             drop(state);
             let took = start.elapsed();
             let pause = attention.looked(Instant::now(), took, news);
-            if self.wait(&ears, &pause) {
+            if self.wait(&ears, &holdings, &pause) {
                 attention.heard(Instant::now());
             }
         }
     }
 
-    /// Waits until it is time, or until an ear hears something and the least has passed; says
+    /// Waits until it is time, or until something is held or heard and the least has passed; says
     /// which.
-    fn wait(&self, ears: &[Ear], pause: &Pause) -> bool {
+    fn wait(&self, ears: &[Ear], holdings: &[Arc<Holding>], pause: &Pause) -> bool {
         let start = Instant::now();
         let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        fds.extend(holdings.iter().map(|holding| PollFd::new(holding, PollFlags::IN)));
+        let to_rest = fds.len();
         fds.extend(ears.iter().map(|ear| PollFd::new(ear, PollFlags::IN)));
-        if !await_any(&mut fds, pause.most) || !fds[0].revents().is_empty() {
+        if !await_any(&mut fds, pause.most) {
             return false;
         }
-        let rest = pause.least.saturating_sub(start.elapsed());
-        if !rest.is_zero() {
-            await_any(&mut fds[..1], rest);
+        if !fds[0].revents().is_empty() {
+            self.wake.clear();
+            return false;
         }
-        true
+        loop {
+            let rest = pause.least.saturating_sub(start.elapsed());
+            if rest.is_zero() {
+                return true;
+            }
+            // Nobody waits for our rest.
+            for holding in holdings {
+                holding.pass();
+            }
+            await_any(&mut fds[..to_rest], rest);
+            if !fds[0].revents().is_empty() {
+                self.wake.clear();
+                return false;
+            }
+        }
     }
 }
 
@@ -168,12 +193,19 @@ impl State {
         }
     }
 
+    /// Holds what opens connections where something is limited.
+    fn follow_gates(&mut self) {
+        let Self { gates, limits, .. } = self;
+        gates.follow(limits.values().flat_map(Active::gated));
+    }
+
     fn active(&mut self, id: LimitId) -> Result<&mut Active> {
         self.limits.get_mut(&id).ok_or_else(unknown)
     }
 
     fn release(&mut self, id: LimitId) -> Result<Counters> {
         let active = self.limits.remove(&id).ok_or_else(unknown)?;
+        self.follow_gates();
         active.release((&self.journal, &self.host))
     }
 }
@@ -188,6 +220,10 @@ impl Engine for TcEngine {
         let mark = slot.as_ref().map(|slot| marks::mark(slot, id.0 + 1)).transpose()?;
         let active = Active::start(id, targets, limits, mark, (journal, host), notices)?;
         state.limits.insert(id, active);
+        state.follow_gates();
+        drop(state);
+        // Until then the thread does not wait for what this limit hears.
+        self.shared.wake.wake();
         Ok(id)
     }
 

@@ -15,7 +15,10 @@ use tracing::debug;
 use super::{
     attention::NEWS, ear::Ear, members::State, senders::Senders, shares, space::Space, who::Who,
 };
-use crate::moved::Mark;
+use crate::{
+    moved::{Mark, Place},
+    netns::Netns,
+};
 
 /// How often what is taken for granted in between is looked at again: descriptors that were passed
 /// on, namespaces that were changed, filters that somebody deleted.
@@ -95,6 +98,12 @@ impl Active {
     /// What hears of new connections.
     pub(super) fn ears(&self) -> impl Iterator<Item = &Ear> {
         self.spaces.values().flat_map(|space| &space.ears)
+    }
+
+    /// Where new connections may be its own: in these cgroups of these namespaces.
+    pub(super) fn gated(&self) -> impl Iterator<Item = (&Netns, &Place)> {
+        let netns = self.spaces.values().map(|space| &space.netns);
+        netns.flat_map(|netns| self.who.gated().map(move |place| (netns, place)))
     }
 
     /// The word for how packets are known.
@@ -327,7 +336,7 @@ impl Active {
 
 fn deaf(error: &Error) -> Notice {
     Notice::Warning(format!(
-        "new connections are free until sockets are listed the next time, for up to 40 ms: {error}"
+        "new connections may be free until sockets are listed the next time, for up to 40 ms: {error}"
     ))
 }
 

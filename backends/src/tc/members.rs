@@ -13,20 +13,30 @@ use chadthrottle_core::{
     Host, Result, Target, cgroup,
     process::{self, Process},
 };
-use tracing::info;
+use tracing::{debug, info};
 
-use crate::netns::Netns;
+use crate::{moved::Place, netns::Netns};
 
 /// One target of a limit.
 #[derive(Debug)]
 pub(super) struct Members {
     target: Target,
-    /// By pid, with the network namespace that each was seen in.
-    processes: BTreeMap<i32, (Process, Option<Netns>)>,
+    /// By pid, with where each was seen.
+    processes: BTreeMap<i32, (Process, Option<Seen>)>,
     /// A cgroup target and all cgroups below it.
     cgroups: BTreeSet<u64>,
+    /// The first of these.
+    place: Option<Place>,
     /// What the kernel handed out last when /proc was read: without a newer pid nobody was born.
     last_pid: Option<String>,
+}
+
+/// Where a process lives.
+#[derive(Debug)]
+struct Seen {
+    netns: Netns,
+    /// Its cgroup, as far as rules can name it.
+    place: Option<Place>,
 }
 
 /// What became of a target.
@@ -44,6 +54,7 @@ impl Members {
             target: target.clone(),
             processes: BTreeMap::new(),
             cgroups: BTreeSet::new(),
+            place: None,
             last_pid: None,
         };
         match target {
@@ -70,6 +81,9 @@ impl Members {
                 if self.cgroups.is_empty() && !cgroups.is_empty() && self.last_pid.is_some() {
                     info!("{} is back and limited again", target.name);
                 }
+                if self.cgroups != cgroups {
+                    self.place = Place::at(host, &target.path).ok();
+                }
                 self.cgroups = cgroups;
                 self.last_pid = Some(String::new());
                 self.list(host, &cgroup::processes(&target.path).unwrap_or_default());
@@ -80,21 +94,26 @@ impl Members {
                 }
             }
         };
-        self.learn_namespaces(host);
+        self.learn_places(host);
         state
     }
 
     /// Forgets what is taken for granted in between: a process may change its namespace.
     pub(super) fn look_again(&mut self) {
-        for (_, netns) in self.processes.values_mut() {
-            *netns = None;
+        for (_, seen) in self.processes.values_mut() {
+            *seen = None;
         }
     }
 
-    fn learn_namespaces(&mut self, host: &Host) {
-        for (process, netns) in self.processes.values_mut() {
-            if netns.is_none() {
-                *netns = Netns::of(host, process).ok();
+    fn learn_places(&mut self, host: &Host) {
+        for (process, seen) in self.processes.values_mut() {
+            if seen.is_none()
+                && let Ok(netns) = Netns::of(host, process)
+            {
+                let own = host.cgroup_of(process.key.pid);
+                let place = own.and_then(|path| Place::at(host, &path));
+                let place = place.inspect_err(|error| debug!("no rule can name it: {error}"));
+                *seen = Some(Seen { netns, place: place.ok() });
             }
         }
     }
@@ -148,11 +167,20 @@ impl Members {
         self.cgroups.contains(&id)
     }
 
+    /// The cgroups in which its sockets are created.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
+        let of_processes = self.processes.values().filter_map(|(_, seen)| seen.as_ref());
+        let own = matches!(self.target, Target::Process(_));
+        let of_processes = of_processes.filter(move |_| own);
+        of_processes.filter_map(|seen| seen.place.as_ref()).chain(&self.place)
+    }
+
     /// The namespaces of its processes. A cgroup that is empty will be filled from ours: it is the
     /// leaf of a command.
     pub(super) fn namespaces(&self) -> Vec<Netns> {
         let mut found: Vec<Netns> = Vec::new();
-        for netns in self.processes.values().filter_map(|(_, netns)| netns.as_ref()) {
+        for Seen { netns, .. } in self.processes.values().filter_map(|(_, seen)| seen.as_ref())
+        {
             if !found.contains(netns) {
                 found.push(netns.clone());
             }

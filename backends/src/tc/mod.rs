@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `who`, `members` | which processes, cgroups and namespaces are meant |
 //! | `known`, `flows` | which sockets they have, and the u32 filters that match their packets |
+//! | `gate` | holding what opens a connection until it is known whose it is |
 //! | `ear`, `attention` | hearing of new connections, and how often to look |
 //! | `marks` | the other way: nftables, conntrack and `act_ctinfo` |
 //! | `senders` | telling the target's connections what passes |
@@ -24,6 +25,7 @@ mod device;
 mod ear;
 mod engine;
 mod flows;
+mod gate;
 mod hook;
 mod known;
 mod limit;

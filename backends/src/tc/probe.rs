@@ -71,7 +71,8 @@ fn attribution() -> (Check, bool) {
             let reason = error.source.as_ref().map(describe).unwrap_or_default();
             let (operation, object) = (&error.operation, &error.object);
             format!(
-                "flows: a new connection is free until it is found, for milliseconds; for marks \
+                "flows: a new connection waits until it is found, or is free so long where nothing can \
+                 hold it, for milliseconds; for marks \
                  the kernel would have to {operation} {object}: {reason}{}",
                 error.meaning
             )

@@ -52,7 +52,7 @@ impl Who {
                     return Err(error);
                 }
                 Err(error) => notices.push(Notice::Warning(format!(
-                    "packets are known by their flows, so that new connections are free \
+                    "packets are known by their flows, so that new connections may be free \
                      until they are found, for milliseconds: {error}"
                 ))),
             }
@@ -114,6 +114,15 @@ impl Who {
             Self::Flows { .. } => &[],
             Self::Marks(marks) => &marks.places,
         }
+    }
+
+    /// The cgroups in which sockets are created that only a look can tell from others.
+    pub(super) fn gated(&self) -> impl Iterator<Item = &Place> {
+        let members = match self {
+            Self::Flows { members, .. } => members.as_slice(),
+            Self::Marks(_) => &[],
+        };
+        members.iter().flat_map(Members::places)
     }
 
     /// Finds the interfaces of one namespace, and by flows what is to be matched there.

@@ -36,13 +36,9 @@ fn of_nft(cell: &Cell, missed: &str) -> &'static str {
 fn of_tc(cell: &Cell, missed: &str) -> &'static str {
     match (cell.protocol, cell.direction, missed) {
         (Protocol::Tcp, _, "first s" | "whole")
-            if cell.kbit < 300 && cell.rtt > 0 && (missed == "first s" || cell.flows < 16) =>
+            if cell.kbit < 300 && (missed == "first s" || cell.flows < 16) =>
         {
             "HTB's burst of 10 kB, in which a large packet must fit, is a third of a second at 256k"
-        }
-        (Protocol::Tcp, _, "first s" | "whole") if cell.rtt == 0 => {
-            "without an RTT a new connection sends as fast as the machine can until a filter \
-             answers its SYN"
         }
         (Protocol::Tcp, _, "whole") if cell.rtt == 80 && cell.share() >= 10_000 => {
             "slow start takes most of the first second at RTT 80"
