@@ -212,6 +212,29 @@ fn without_the_capability_for_packet_sockets() {
     stage.end();
 }
 
+/// What our devices would say by themselves, such as router solicitations, is not the target's.
+#[test]
+fn a_silent_target_counts_nothing() {
+    let stage = Stage::new("tc");
+    let sleeper = Running::start(stage.near().command("sleep").arg("60"));
+    let pid = sleeper.pid().to_string();
+    let mut throttle = stage.run(&["-d", "10mbit", "-u", "10mbit", "--pid", &pid]);
+    let devices = stage.lab.near.sh("ip -o link show type ifb");
+    assert_eq!(devices.lines().count(), 2, "{devices}");
+    for device in devices.lines().filter_map(|line| line.split([' ', ':']).nth(2)) {
+        let addresses = stage.lab.near.sh(&format!("ip -o addr show dev {device}"));
+        assert_eq!(addresses, "", "addresses of {device}");
+    }
+    // The first solicitation takes up to a second.
+    thread::sleep(2 * SETTLE);
+    throttle.signal(Signal::INT);
+    assert_eq!(throttle.wait(), 0, "{}", throttle.stderr());
+    let totals = throttle.expect_event("released")["totals"].clone();
+    let packets = [&totals["download"]["packets"], &totals["upload"]["packets"]];
+    assert_eq!(packets, [0, 0], "{totals:#}");
+    stage.end();
+}
+
 /// Somebody deletes our device: said, and what had passed counts.
 #[test]
 fn a_deleted_device_is_told() {

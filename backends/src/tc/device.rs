@@ -12,7 +12,10 @@ use chadthrottle_core::{
 };
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{
+        AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags,
+        LinkInfo, LinkMessage,
+    },
 };
 
 use tracing::debug;
@@ -33,7 +36,7 @@ const QUEUE_LENGTH: u32 = 1000;
 /// How many names are tried: another one of ours, in another pid namespace, may have the first.
 const TRIES: u32 = 8;
 
-/// A device, up.
+/// A device, up; it sends nothing by itself.
 #[derive(Debug)]
 pub(super) struct Device {
     pub(super) index: u32,
@@ -65,8 +68,14 @@ impl Device {
                 if !loaded && let Err(error) = delete_automatic() {
                     debug!("what the module made stays: {error}");
                 }
-                let index = index_of(rt, &name)?;
-                return Ok(Self { index, name, entry });
+                let device = Self { index: index_of(rt, &name)?, name, entry };
+                return match set_up(rt, device.index) {
+                    Ok(()) => Ok(device),
+                    Err(refusal) => {
+                        let error = refusal.explain("set up the ifb device", &device.name);
+                        device.delete(rt, journal).and(Err(error))
+                    }
+                };
             };
             if let (Some(journal), Some(entry)) = (journal, entry) {
                 journal.done(entry)?;
@@ -125,10 +134,24 @@ fn new_name(direction: Direction) -> String {
     format!("{PREFIX}{:x}-{number:x}{letter}", std::process::id())
 }
 
-fn ifb(name: &str) -> LinkMessage {
+/// Without an IPv6 address of its own: it would solicit routers through our queue, and be counted.
+fn set_up(rt: &mut Socket, index: u32) -> Result<(), Refusal> {
     let mut message = LinkMessage::default();
+    message.header.index = index;
+    let mut silent = message.clone();
+    let none = vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)];
+    silent.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(none)])];
+    if let Err(refusal) = rt.execute(RouteNetlinkMessage::SetLink(silent), 0) {
+        debug!("no IPv6: {refusal}");
+    }
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
+    rt.execute(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Not up yet, see [`set_up`].
+fn ifb(name: &str) -> LinkMessage {
+    let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::TxQueueLen(QUEUE_LENGTH),
