@@ -52,9 +52,10 @@ impl Report {
             limits.get(direction).map(|limit| format!("{direction} {}", limit.rate))
         });
         info!(
-            "limiting {} to {} with {chosen} ({attach}), {}",
+            "limiting {} to {} with {chosen} ({}), {}",
             targets.join(", "),
             rates.collect::<Vec<_>>().join(", "),
+            in_words(attach),
             why(selection)
         );
         self.events.set_backend(*chosen);
@@ -113,6 +114,18 @@ impl Report {
             self.events.emit(Event::Warning { message });
         }
     }
+}
+
+/// How packets are known or held, and what that means where it is not the best way.
+fn in_words(attach: &str) -> String {
+    let meaning = match attach {
+        "police" => {
+            "what is over the limit is dropped, not queued, so that rates are less exact"
+        }
+        "flows" => "a new connection is free until it is found, for milliseconds",
+        _ => return attach.to_owned(),
+    };
+    format!("{attach}: {meaning}")
 }
 
 /// Why this backend; the reasons of those that were rejected stand in the log before.
