@@ -109,8 +109,8 @@ pub fn of_figure(backend: &str, what: &str) -> &'static str {
         return "what the limit left unused before, up to half a second of the rate, is made up for";
     }
     if what.starts_with("start to enforced") {
-        return "the transfer of 100 Mbit/s beside it takes its part of two processors: without one it \
-                takes 45 to 49 ms";
+        return "the transfer of 100 Mbit/s beside it takes its part of two processors: see what a lone \
+                start takes";
     }
     if what.starts_with("processor time") {
         return "a limited sender is woken by its pacing timer, or by its window, for few packets at a \

@@ -30,7 +30,8 @@ const LIGHT: [(&str, Measure); 7] = [
 ];
 
 /// Those that are measured one after the other.
-const ALONE: [(&str, Measure); 7] = [
+const ALONE: [(&str, Measure); 8] = [
+    ("start", reaction::lone_starts),
     ("reaction", reaction::reactions),
     ("packet", cost::packets),
     ("many", many::many_limits),

@@ -6,6 +6,7 @@ use crate::{
     bench::record::Figure,
     lab::Family::V4,
     load::{Load, Plan, Role, now_ms},
+    process::Running,
     rates::TEN_MBIT,
     stage::{Direction, Stage},
 };
@@ -14,20 +15,16 @@ use crate::{
 const OFFERED: f64 = 100.0;
 /// How often each is measured.
 const TIMES: usize = 5;
+const LONE: usize = 15;
 /// After this long a reaction counts as none.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Times of one thing, in its worst and its usual case.
-fn figure(
-    what: &str,
-    direction: Direction,
-    target_ms: u64,
-    mut times: Vec<Duration>,
-) -> Figure {
+fn figure(what: String, target_ms: u64, mut times: Vec<Duration>) -> Figure {
     times.sort_unstable();
     let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
     Figure {
-        what: format!("{what}, {}", format!("{direction:?}").to_lowercase()),
+        what,
         value: Ok(format!("{} ms, worst {} ms", median.as_millis(), worst.as_millis())),
         target: format!("at most {target_ms} ms"),
         met: Some(median.as_millis() <= u128::from(target_ms)),
@@ -70,12 +67,31 @@ fn in_direction(backend: &str, direction: Direction) -> Vec<Figure> {
             kills.push(fast(receiver, from));
         }
     }
-    vec![
-        figure("start to enforced", direction, 50, starts),
-        figure("start to an open connection at its limit", direction, 1000, slows),
-        figure("Ctrl-C to full speed", direction, 1000, releases),
-        figure("kill -9 to full speed", direction, 1000, kills),
+    let name = format!("{direction:?}").to_lowercase();
+    [
+        ("start to enforced", 50, starts),
+        ("start to an open connection at its limit", 1000, slows),
+        ("Ctrl-C to full speed", 1000, releases),
+        ("kill -9 to full speed", 1000, kills),
     ]
+    .map(|(what, target_ms, times)| figure(format!("{what}, {name}"), target_ms, times))
+    .to_vec()
+}
+
+/// The limit of a process that moves nothing.
+pub(super) fn lone_starts(backend: &str) -> Vec<Figure> {
+    let stage = Stage::new(backend);
+    let sleeper = Running::start(stage.near().command("sleep").arg("60"));
+    let pid = sleeper.pid().to_string();
+    let starts = (0..LONE).map(|_| {
+        let mut throttle = stage.start(&["-d", "10mbit", "--pid", &pid]);
+        let start = throttle.wait_enforced();
+        throttle.stop();
+        start
+    });
+    let starts = starts.collect();
+    stage.end();
+    vec![figure("a lone start to enforced".to_owned(), 50, starts)]
 }
 
 /// From `from` to the begin of the first second with at most 1.2 times the limit. Not within
