@@ -16,6 +16,8 @@
 
 mod watch;
 
+use std::collections::HashMap;
+
 use chadthrottle_core::{Error, Result, check::Remedy};
 use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
 
@@ -99,23 +101,20 @@ fn dump(socket: &mut Socket) -> Result<Vec<Reply>> {
 /// Packets that passed so far on those [`charged`] interfaces whose packets have no Ethernet
 /// header, as (received, sent).
 pub fn bare_packets(socket: &mut Socket) -> Result<(u64, u64)> {
-    let replies = dump(socket)?;
-    let mut links: Vec<(Link, u64, u64)> = Vec::new();
-    for reply in &replies {
-        let Some(link) = parse(reply) else { continue };
+    let (mut links, mut passed) = (Vec::new(), HashMap::new());
+    for reply in dump(socket)? {
+        let Some(link) = parse(&reply) else { continue };
         // `struct rtnl_link_stats64`: rx_packets, tx_packets.
         let stats = attributes(&reply.payload, HEADER).find(|(kind, _)| *kind == STATS64);
         let at = |place: usize| {
             let bytes = stats?.1.get(place..place + 8)?;
             Some(u64::from_ne_bytes(bytes.try_into().ok()?))
         };
-        links.push((link, at(0).unwrap_or_default(), at(8).unwrap_or_default()));
+        passed.insert(link.index, (at(0).unwrap_or_default(), at(8).unwrap_or_default()));
+        links.push(link);
     }
-    let all: Vec<Link> = links.iter().map(|(link, ..)| link.clone()).collect();
-    let bare: Vec<u32> =
-        charged(&all).filter(|link| !link.ethernet).map(|link| link.index).collect();
-    let ours = links.iter().filter(|(link, ..)| bare.contains(&link.index));
-    Ok(ours.fold((0, 0), |sum, (_, received, sent)| (sum.0 + received, sum.1 + sent)))
+    let bare = charged(&links).filter(|link| !link.ethernet).map(|link| passed[&link.index]);
+    Ok(bare.fold((0, 0), |sum, (received, sent)| (sum.0 + received, sum.1 + sent)))
 }
 
 /// Whether there is still an interface with this number.
