@@ -23,6 +23,7 @@ use crate::{
     clock::{MILLISECOND, SECOND, Slack, bytes_in, time_of},
     layout::Edge,
     packet::MSS,
+    wire::PATIENCE,
 };
 
 /// The smallest clamp the kernel takes (half of its smallest receive buffer): less than a
@@ -64,6 +65,9 @@ const AFTER_CLOSE: u64 = 4 * SECOND;
 const MSS_LEAST: i64 = 1000;
 /// What one event can earn at most: longer gaps were idle.
 const EARN: i64 = 2 * SECOND.cast_signed();
+/// A sender whose window is zero asks after 0.2, 0.6, 1.4, 3 s. For how long it may be, ns: a limit that
+/// ends, ends for the sender with its next question.
+const LONGEST_STOP: u64 = SECOND;
 /// First window: at most this many segments (64 KB), at least 2. A sender that never saw a
 /// window of two segments halves its segments, and [`CLOSED`] would not close it.
 const FIRST_WINDOW: core::ops::RangeInclusive<u64> = 2..=44;
@@ -92,6 +96,10 @@ pub struct Seen {
     pub round_trip: u64,
     /// Any number: keeps sockets from closing and opening in step.
     pub random: u32,
+    /// By how many bits the window is shifted.
+    pub scale: u32,
+    /// Our program is on the interfaces: what the sender sees can be less than what is offered.
+    pub wired: bool,
     /// The segment carries no data: there is room for an option in its header, which is what
     /// calls us once more when the window is chosen.
     pub bare: bool,
@@ -150,6 +158,14 @@ pub enum Standing {
     InDebt,
     /// Neither.
     Clear,
+    /// What it may send is shown to it exactly.
+    Shown,
+}
+
+/// Whether [`CLOSED`] bytes with each probe are more than a share.
+#[inline]
+const fn leaks(shared: &Shared) -> bool {
+    shared.rate.get() < LEAK * shared.sockets.get()
 }
 
 /// What the backstop knows of the limit's time.
@@ -178,7 +194,7 @@ pub fn slack(shared: &Shared, standing: Standing, times: &Times) -> Slack {
         200 * MILLISECOND + 2 * times.round_trip
     };
     let sockets = time_of(MSS * shared.sockets.get(), shared.rate).min(BACKSTOP_SOCKETS);
-    let leaks = shared.rate.get() < LEAK * shared.sockets.get();
+    let leaks = standing != Standing::Shown && leaks(shared);
     let backlog = match standing {
         Standing::Draining => BACKSTOP_DRAINING,
         Standing::InDebt if leaks => BACKSTOP_DEBT,
@@ -196,7 +212,12 @@ impl Edge {
     pub fn begin(&mut self, seen: &Seen, shared: &Shared, fresh: bool, running: bool) {
         let share = shared.rate.get() / (shared.sockets.get() + 1);
         let start = if running { bytes_in(50 * MILLISECOND, share) } else { 0 };
-        let charged = if fresh { u64::from(seen.window) } else { 0 };
+        // A probe's time of its share is less than the first window: it stops right after that.
+        let slow = bytes_in(200 * MILLISECOND, share) < 2 * MSS;
+        // Our program on the interfaces shows what is offered from here on.
+        let first =
+            if seen.wired && leaks(shared) { seen.window.min(MSS as u32) } else { seen.window };
+        let charged = if fresh { u64::from(first) } else { 0 };
         if fresh {
             *self = Self::default();
         } else if self.is_new() {
@@ -204,12 +225,19 @@ impl Edge {
         }
         self.at = seen.now;
         self.rate = shared.rate.get();
-        // A probe's time of its share is less than the first window: it stops right after that.
-        let slow = bytes_in(200 * MILLISECOND, share) < 2 * MSS;
         let credit = if fresh && slow { 0 } else { MSS };
         self.tokens = (credit + start).cast_signed() - charged.cast_signed();
         self.right = seen.right;
         self.next = seen.next;
+        self.scale = seen.scale;
+        if seen.wired {
+            // The sender is shown this with the segment that is about to be sent.
+            self.passed = PATIENCE;
+            self.wired = 1;
+            self.shown = seen.next.wrapping_add(if fresh { first } else { 0 });
+            self.right = self.shown;
+        }
+        self.wire = self.right;
     }
 
     /// What the sender was allowed to send before the limit, or before its present rate, often
@@ -239,8 +267,11 @@ impl Edge {
     #[inline]
     #[must_use]
     pub fn standing(&self, shared: &Shared, now: u64, round_trip: u64) -> Standing {
+        if self.wired != 0 {
+            return Standing::Shown;
+        }
         let share = share(shared);
-        let full = bytes_in(horizon(round_trip), share).cast_signed();
+        let full = bytes_in(self.horizon(now, round_trip), share).cast_signed();
         if self.drains(outstanding(self.right, self.next), full + 3 * MSS.cast_signed()) {
             Standing::Draining
         } else if self.tokens + earned(now, self.at, share) < 0 {
@@ -253,7 +284,40 @@ impl Edge {
     /// Whether more is outstanding than a limit grants, from the time before it.
     #[inline]
     const fn drains(&self, outstanding: i64, cap: i64) -> bool {
-        self.given_until != 0 && outstanding > cap
+        self.wired == 0 && self.given_until != 0 && outstanding > cap
+    }
+
+    /// Whether the window was closed lately.
+    #[inline]
+    const fn was_closed(&self, now: u64) -> bool {
+        self.closed_at != 0 && now.wrapping_sub(self.closed_at) < AFTER_CLOSE
+    }
+
+    /// How far ahead a socket may be granted, ns.
+    #[inline]
+    const fn horizon(&self, now: u64, round_trip: u64) -> u64 {
+        2 * round_trip + HORIZON + if self.was_closed(now) { HORIZON_CLOSED } else { 0 }
+    }
+
+    /// What the sender knows of the window.
+    #[inline]
+    fn as_the_sender(&mut self, seen: &Seen) -> Seen {
+        let wired = self.passed > 0;
+        self.passed = self.passed.saturating_sub(1);
+        let right = if wired { self.shown } else { seen.right };
+        if u32::from(wired) != self.wired {
+            self.wired = u32::from(wired);
+            self.right = right;
+        }
+        // What was under way when less was shown was not granted, and what was granted was
+        // overtaken by it.
+        let beyond = seen.next.wrapping_sub(right).cast_signed();
+        if wired && beyond > 0 {
+            self.tokens = branchless::max(self.tokens, 0);
+            self.right = seen.next;
+            self.shown = seen.next;
+        }
+        Seen { right: if wired { self.shown } else { right }, ..*seen }
     }
 
     /// Whether nothing has been decided about this socket yet.
@@ -277,12 +341,6 @@ pub fn share(shared: &Shared) -> u64 {
     shared.rate.get() / shared.sockets * (corrected / 1000) / (scale / 1000)
 }
 
-/// How far ahead a socket may be granted, ns.
-#[inline]
-const fn horizon(round_trip: u64) -> u64 {
-    2 * round_trip + HORIZON
-}
-
 /// What a sender may still send, bytes.
 #[inline]
 fn outstanding(right: u32, next: u32) -> i64 {
@@ -300,6 +358,7 @@ fn earned(now: u64, at: u64, share: u64) -> i64 {
 #[inline]
 #[must_use]
 pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
+    let seen = &edge.as_the_sender(seen);
     let mss = branchless::max(i64::from(seen.mss), MSS_LEAST);
     let share = share(shared);
     if edge.rate != shared.rate.get() {
@@ -311,19 +370,19 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
         edge.give(seen.right.wrapping_sub(seen.next), seen.now);
     }
 
-    let after_close =
-        edge.closed_at != 0 && seen.now.wrapping_sub(edge.closed_at) < AFTER_CLOSE;
-    let horizon = horizon(seen.round_trip) + if after_close { HORIZON_CLOSED } else { 0 };
-    let full = bytes_in(horizon, share).cast_signed();
+    let full = bytes_in(edge.horizon(seen.now, seen.round_trip), share).cast_signed();
     let cap = branchless::min(full + 3 * mss, i64::from(widest(shared.rate)));
 
     let received = seen.next != edge.next;
     let moved = seen.right.wrapping_sub(edge.right).cast_signed();
     let outstanding = outstanding(seen.right, seen.next);
+    // What is shown can be taken back, what is offered cannot.
+    let outstanding =
+        if edge.wired == 0 { outstanding } else { branchless::min(outstanding, cap) };
     // No window is larger: what we remember is of another state of the socket.
     let advertised = if moved.unsigned_abs() > LARGEST_WINDOW { 0 } else { moved };
     // Many sockets that waited together would each have a horizon of tokens at once.
-    let waited = edge.at < shared.begun && !after_close;
+    let waited = edge.at < shared.begun && !edge.was_closed(seen.now);
     let (kept, since) = if waited {
         (branchless::min(edge.tokens, 0), shared.begun)
     } else {
@@ -338,6 +397,9 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     edge.right = seen.right;
     edge.next = seen.next;
     edge.at = seen.now;
+    if received {
+        edge.arrived = seen.now;
+    }
 
     let room = branchless::max(cap - outstanding, 0);
     let window = outstanding + branchless::clamp(tokens, 0, room);
@@ -346,15 +408,24 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     let late = branchless::clamp(shared.balance - LATE, 0, LATE);
     // In milliseconds the product fits.
     let debt = (debt * ((LATE - late) >> 20)) >> (LATE_SHIFT - 20);
+    // Where probes of a window of zero are the clock, a segment is earned before it is granted.
+    let debt = if edge.wired != 0 && leaks(shared) { -jitter } else { debt };
     let closed = window < mss && tokens <= -debt;
     // A socket that only sends needs no share.
     let greedy = received && outstanding < cap;
     if closed {
         edge.closed_at = seen.now;
+        // A probe of a window of zero brings nothing, but the next one takes twice as long.
+        let stopped = seen.now.wrapping_sub(edge.arrived) < LONGEST_STOP;
+        let leak = if leaks(shared) && stopped { 0 } else { CLOSED };
+        edge.wire = seen.next.wrapping_add(leak);
         let then = if seen.bare { widest(shared.rate) } else { 0 };
         return Grant { window: CLOSED, lift: false, closed, greedy, then };
     }
     let window = branchless::max(window, mss).cast_unsigned() as u32;
+    // Rounded down to the window's unit less than a segment could be left of one.
+    let unit = (1 << (edge.scale & 15)) - 1;
+    edge.wire = seen.next.wrapping_add(window).wrapping_add(unit);
     Grant { window, lift: window >= seen.window, closed, greedy, then: 0 }
 }
 

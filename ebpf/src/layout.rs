@@ -56,8 +56,9 @@ pub struct Global {
     pub iterator: u32,
     /// Which limit it does it for: slot + 1, or 0 for all.
     pub iterator_limit: u32,
-    /// Keeps the size a multiple of 8.
-    pub reserved: u32,
+    /// 1 while our program is on the interfaces: what a socket that comes under a limit may
+    /// count on.
+    pub wired: u32,
 }
 
 /// Map `GROUPS` (ARRAY): what goes on under one limit in one direction, two entries a slot as
@@ -135,6 +136,21 @@ pub struct Edge {
     pub given: u32,
     /// The clamp to set once the segment that is about to be sent has its window, bytes; 0 = none.
     pub then: u32,
+    /// When data arrived last, ns.
+    pub arrived: u64,
+    /// The right edge that the sender may see (sequence number); see [`crate::wire`].
+    pub wire: u32,
+    /// The right edge that it was shown last.
+    pub shown: u32,
+    /// By how many bits the socket's windows are shifted.
+    pub scale: u32,
+    /// How many more segments may go past the program on the interfaces before it counts as
+    /// absent; 0 = absent.
+    pub passed: u32,
+    /// 1 while `right` is what the sender was shown, 0 while it is what the kernel offered.
+    pub wired: u32,
+    /// 1 while the clamp holds the window down.
+    pub narrow: u32,
 }
 
 /// [`Flow::state`]: `SO_MAX_PACING_RATE` is ours.

@@ -23,3 +23,4 @@ pub mod program;
 #[cfg(target_arch = "bpf")]
 mod sys;
 pub mod tally;
+pub mod wire;

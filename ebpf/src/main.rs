@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `chadthrottle_ingress`, `_egress` | cgroup_skb | counts, and refuses what is too much |
 //! | `chadthrottle_sockops` | sock_ops | paces uploads, grants windows to downloads |
+//! | `chadthrottle_wire` | tc egress | shows the granted window to the sender |
 //! | `chadthrottle_sock_create` | cgroup/sock_create | tags new sockets |
 //! | `chadthrottle_fork` | sched_process_fork | follows children |
 //! | `chadthrottle_iter` | iter/tcp | adopts open sockets, and gives them back |
@@ -20,12 +21,12 @@
 mod kernel;
 
 use aya_ebpf::{
-    macros::{cgroup_skb, cgroup_sock, raw_tracepoint, sock_ops},
-    programs::{RawTracePointContext, SkBuffContext, SockContext, SockOpsContext},
+    macros::{cgroup_skb, cgroup_sock, classifier, raw_tracepoint, sock_ops},
+    programs::{RawTracePointContext, SkBuffContext, SockContext, SockOpsContext, TcContext},
 };
 use chadthrottle_ebpf::layout::{DOWNLOAD, UPLOAD};
 
-use crate::kernel::{creation, events, iterator, packets};
+use crate::kernel::{creation, events, iterator, packets, wire};
 
 /// Refuses with 0. Another program than egress: one that may return 2 cannot be attached here.
 #[cgroup_skb(ingress)]
@@ -43,6 +44,11 @@ fn chadthrottle_egress(ctx: SkBuffContext) -> i32 {
 fn chadthrottle_sockops(ctx: SockOpsContext) -> u32 {
     events::event(ctx.ops);
     1
+}
+
+#[classifier]
+fn chadthrottle_wire(ctx: TcContext) -> i32 {
+    wire::show(ctx.skb.skb).map_or(wire::NEXT, |()| wire::NEXT)
 }
 
 #[cgroup_sock(sock_create)]

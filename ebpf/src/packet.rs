@@ -37,12 +37,7 @@ pub struct Payload {
 /// The payload of a packet of `length` bytes. `None`: not IP, or too short to tell.
 #[inline]
 pub fn payload(packet: &impl Bytes, length: u32) -> Option<Payload> {
-    let start: [u8; 10] = packet.read(0)?;
-    let (protocol, headers) = match start[0] >> 4 {
-        4 => (start[9], u32::from(start[0] & 15) * 4),
-        6 => after_extensions(packet, start[6]),
-        _ => return None,
-    };
+    let (protocol, headers) = transport(packet)?;
     let transport = match protocol {
         TCP => {
             let [offset] = packet.read(headers + TCP_DATA_OFFSET)?;
@@ -53,6 +48,17 @@ pub fn payload(packet: &impl Bytes, length: u32) -> Option<Payload> {
     };
     let bytes = length.saturating_sub(headers + transport);
     Some(Payload { tcp: protocol == TCP, bytes })
+}
+
+/// The transport protocol, and where its header starts. `None` as with [`payload`].
+#[inline]
+pub fn transport(packet: &impl Bytes) -> Option<(u8, u32)> {
+    let start: [u8; 10] = packet.read(0)?;
+    match start[0] >> 4 {
+        4 => Some((start[9], u32::from(start[0] & 15) * 4)),
+        6 => Some(after_extensions(packet, start[6])),
+        _ => None,
+    }
 }
 
 /// The transport protocol behind IPv6 extension headers, and where it starts.

@@ -31,6 +31,15 @@ pub fn link_briefly(
     link.map(drop)
 }
 
+/// Links a program that lets everything pass to the egress of loopback, and lets go of it at once:
+/// whether the kernel has such links (6.6).
+pub fn link_loopback_briefly() -> io::Result<()> {
+    const LOOPBACK: u32 = 1;
+    // What it returns, 1, is no verdict of tc's: the packet goes on to whoever is next.
+    let program = super::load_pass(AttachType::TcxEgress)?;
+    sys::link_interface(program.as_fd(), LOOPBACK, AttachType::TcxEgress as u32).map(drop)
+}
+
 /// Attaches by `BPF_PROG_ATTACH` and detaches at once.
 ///
 /// For scratch cgroups only: on the cgroup of somebody else another mode than multi silently

@@ -17,6 +17,7 @@ use std::{
 
 pub use attempt::{
     Mode, attach_briefly, knows_cgroups, knows_link_create, knows_links, link_briefly,
+    link_loopback_briefly,
 };
 pub use explain::{Call, Holder, exclusive_holder, explain, explain_load};
 use sys::Instruction;
@@ -33,6 +34,8 @@ pub enum AttachType {
     InetSockCreate = 2,
     /// `BPF_CGROUP_SOCK_OPS`: what happens to TCP sockets.
     SockOps = 3,
+    /// `BPF_TCX_EGRESS`: each packet that leaves by an interface; kernel 6.6.
+    TcxEgress = 47,
 }
 
 impl AttachType {
@@ -42,6 +45,7 @@ impl AttachType {
             Self::InetIngress | Self::InetEgress => 8, // BPF_PROG_TYPE_CGROUP_SKB
             Self::InetSockCreate => 9,                 // BPF_PROG_TYPE_CGROUP_SOCK
             Self::SockOps => 13,                       // BPF_PROG_TYPE_SOCK_OPS
+            Self::TcxEgress => 3,                      // BPF_PROG_TYPE_SCHED_CLS
         }
     }
 }

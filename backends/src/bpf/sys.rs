@@ -170,6 +170,18 @@ pub(super) fn link_create(
     unsafe { bpf_fd(Command::LinkCreate, &mut attr) }
 }
 
+/// The same on an interface, by its number in the network namespace of the calling thread.
+pub(super) fn link_interface(
+    program: BorrowedFd<'_>,
+    interface: u32,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let (program, target) = (program.as_raw_fd(), interface.cast_signed());
+    let mut attr = LinkAttr { program, target, attach_type, flags: 0 };
+    // SAFETY: attr holds no pointers.
+    unsafe { bpf_fd(Command::LinkCreate, &mut attr) }
+}
+
 /// `BPF_LINK_CREATE`
 #[repr(C)]
 struct LinkAttr {

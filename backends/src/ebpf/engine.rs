@@ -17,6 +17,7 @@ use super::{
     object::Object,
     sockets::{Scan, Sockets},
     undo,
+    wire::Wire,
 };
 use crate::netns::Netns;
 
@@ -27,6 +28,7 @@ pub(super) struct EbpfEngine {
     object: Object,
     maps: Maps,
     attachments: Attachments,
+    wire: Wire,
     limits: BTreeMap<LimitId, Active>,
     next: u32,
     /// `CHADTHROTTLE_TEST_ROOT_CGROUP`: attach to the root, limit only the targets.
@@ -38,6 +40,8 @@ struct Active {
     tag: Tag,
     members: Vec<Members>,
     sockets: Sockets,
+    /// The network namespaces of its processes, as of the last look.
+    namespaces: Vec<Netns>,
     entry: Entry,
     /// Its cgroup is gone and was reported as such.
     away: bool,
@@ -59,6 +63,7 @@ impl EbpfEngine {
             object,
             maps,
             attachments: Attachments::default(),
+            wire: Wire::default(),
             limits: BTreeMap::new(),
             next: 0,
             root_only,
@@ -73,7 +78,16 @@ impl EbpfEngine {
             active.members.push(members);
         }
         self.cover(id)?;
+        self.show_windows(id)?;
         self.rescan(id)
+    }
+
+    /// Attaches to the interfaces of the limit's network namespaces, where the kernel lets us.
+    fn show_windows(&mut self, id: LimitId) -> Result<()> {
+        let active = self.limits.get_mut(&id).ok_or_else(unknown)?;
+        active.namespaces = active.find_namespaces(&self.host);
+        self.wire.cover(&mut self.object, &active.namespaces);
+        self.maps.set_wired(self.wire.is_attached())
     }
 
     /// Tags sockets, attaches to the cgroups they were created in, hands them to the kernel.
@@ -93,7 +107,7 @@ impl EbpfEngine {
         }
         // Open sockets do not call us: visited each second, they share the rate anew.
         let active = self.limits.get(&id).ok_or_else(unknown)?;
-        let namespaces = active.namespaces(&self.host);
+        let namespaces = active.find_namespaces(&self.host);
         self.iterate(ADOPT, Some(tag), &namespaces)
     }
 
@@ -114,6 +128,9 @@ impl EbpfEngine {
 
     /// Attaches to the cgroups that hold a member or a tagged socket, and to no others.
     fn reconcile(&mut self) -> Result<()> {
+        let needed: Vec<Netns> =
+            self.limits.values().flat_map(|active| active.namespaces.clone()).collect();
+        self.wire.keep(&needed);
         let needed = self.needed(self.limits.values())?;
         let cgroups = self.host.cgroups()?;
         self.attachments.reconcile(
@@ -163,6 +180,7 @@ impl EbpfEngine {
             notices.push(Notice::TargetEnded(id));
             return Ok(());
         }
+        self.show_windows(id)?;
         self.rescan(id)
     }
 
@@ -176,8 +194,8 @@ impl EbpfEngine {
             outcome = outcome.and(self.maps.remove_process(pid));
         }
         self.maps.remove_listeners(active.tag);
-        let namespaces = active.namespaces(&self.host);
-        if self.object.iterates {
+        let namespaces = active.find_namespaces(&self.host);
+        if self.object.iterator().is_some() {
             outcome = outcome.and(self.iterate(RESTORE, Some(active.tag), &namespaces));
         } else {
             let processes = active.members.iter().flat_map(Members::processes);
@@ -222,7 +240,7 @@ impl Active {
         }
     }
 
-    fn namespaces(&self, host: &Host) -> Vec<Netns> {
+    fn find_namespaces(&self, host: &Host) -> Vec<Netns> {
         undo::namespaces_of(host, self.members.iter().flat_map(Members::processes))
     }
 }
@@ -247,6 +265,7 @@ impl Engine for EbpfEngine {
             tag,
             members: Vec::new(),
             sockets: Sockets::default(),
+            namespaces: Vec::new(),
             entry,
             away: false,
         };
@@ -264,7 +283,7 @@ impl Engine for EbpfEngine {
 
     fn update(&mut self, id: LimitId, limits: &Limits) -> Result<()> {
         let active = self.limits.get(&id).ok_or_else(unknown)?;
-        let (tag, namespaces) = (active.tag, active.namespaces(&self.host));
+        let (tag, namespaces) = (active.tag, active.find_namespaces(&self.host));
         self.maps.set_rates(tag, limits)?;
         // A slow socket would see the new rate with its next packet only.
         self.iterate(ADOPT, Some(tag), &namespaces)

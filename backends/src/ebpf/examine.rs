@@ -296,6 +296,7 @@ fn section(section: &ProgramSection) -> (&'static str, Option<&'static str>) {
             ("cgroup/sock_create", Some("sock_create"))
         }
         ProgramSection::SockOps => ("sockops", None),
+        ProgramSection::SchedClassifier => ("classifier", None),
         ProgramSection::RawTracePoint => ("raw_tracepoint", None),
         ProgramSection::Iter { .. } => ("iter", None),
         _ => ("another", None),

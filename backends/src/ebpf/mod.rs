@@ -7,6 +7,7 @@
 //! | `members` | which processes are meant |
 //! | `sockets` | which sockets are meant |
 //! | `attach` | the cgroups that our programs run in |
+//! | `wire` | the interfaces on which windows are shown |
 //! | `engine` | all of it together, refreshed once a second |
 //! | `undo` | giving sockets back what they had |
 //! | `probe` | what this kernel lets us do |
@@ -23,6 +24,7 @@ mod probe;
 mod sockets;
 mod sys;
 mod undo;
+mod wire;
 
 use chadthrottle_core::{
     Backend, BackendId, Capabilities, Engine, Host, Result,

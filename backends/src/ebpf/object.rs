@@ -13,8 +13,10 @@ use aya::{
     Btf, Ebpf, EbpfLoader, Endianness,
     maps::Map,
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramFd,
+        CgroupAttachMode, CgroupSkbAttachType, LinkOrder, Program, ProgramError, ProgramFd,
+        TcAttachType,
         links::{FdLink, LinkError},
+        tc::TcAttachOptions,
     },
     sys::SyscallError,
 };
@@ -78,6 +80,8 @@ impl Hook {
 const FORK: &str = "chadthrottle_fork";
 /// Runs over the sockets of a network namespace.
 const ITERATOR: &str = "chadthrottle_iter";
+/// Shows the granted window; linked to interfaces.
+const WIRE: &str = "chadthrottle_wire";
 
 /// What is read of the kernel's types before the programs can be loaded, on threads that start
 /// as early as may be: it takes longer than everything else.
@@ -133,10 +137,10 @@ pub(super) struct Object {
     ebpf: Ebpf,
     /// Whether the kernel follows forks for us.
     pub(super) follows_forks: bool,
-    /// Whether open sockets can be adopted and restored by the iterator.
-    pub(super) iterates: bool,
     /// Whether sockets that were open before call us back; else they need a visit now and then.
     pub(super) sets_callbacks: bool,
+    /// Whether the program for interfaces loads, and would know what to show.
+    pub(super) has_wire: bool,
 }
 
 impl Object {
@@ -164,8 +168,8 @@ impl Object {
         Ok(Self {
             ebpf,
             follows_forks: !refused.contains_key(FORK),
-            iterates: !refused.contains_key(ITERATOR),
             sets_callbacks: offsets.sets_callbacks,
+            has_wire: !refused.contains_key(WIRE) && offsets.rcv_wscale.width != 0,
         })
     }
 
@@ -174,7 +178,8 @@ impl Object {
         self.ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)
     }
 
-    /// The iterator's program, for links of our own and for the guardian.
+    /// The iterator's program, for links of our own and for the guardian; where it loads, open
+    /// sockets can be adopted and restored by it.
     pub(super) fn iterator(&self) -> Option<&ProgramFd> {
         match self.ebpf.program(ITERATOR)? {
             Program::Iter(program) => program.fd().ok(),
@@ -211,6 +216,21 @@ impl Object {
         }
     }
 
+    /// Links the program that shows windows to the egress of an interface of the calling thread's
+    /// network namespace, behind what is there. Kernel 6.6.
+    pub(super) fn link_interface(&mut self, name: &str) -> io::Result<FdLink> {
+        let linked = match self.program(WIRE).map_err(errno_of)? {
+            Program::SchedClassifier(program) => {
+                let last = TcAttachOptions::TcxOrder(LinkOrder::last());
+                program
+                    .attach_with_options(name, TcAttachType::Egress, last)
+                    .and_then(|id| program.take_link(id)?.try_into().map_err(not_a_link))
+            }
+            _ => Err(ProgramError::UnexpectedProgramType),
+        };
+        linked.map_err(errno_of)
+    }
+
     /// The descriptor and the id of a cgroup program, for the legacy attach.
     pub(super) fn legacy(&self, hook: Hook) -> io::Result<(&ProgramFd, u32)> {
         let program = self.ebpf.program(hook.program()).ok_or(io::ErrorKind::NotFound)?;
@@ -229,11 +249,13 @@ impl Object {
 
 /// What the programs are told about this kernel; 0 switches off what needs it
 /// (`ebpf/src/kernel/constants.rs`).
-fn constants(offsets: &Offsets) -> [(&'static str, u32); 10] {
+fn constants(offsets: &Offsets) -> [(&'static str, u32); 12] {
     [
         ("OFF_RCV_WUP", offsets.rcv_wup),
         ("OFF_RCV_WND", offsets.rcv_wnd),
         ("OFF_RCV_MSS", offsets.rcv_mss),
+        ("OFF_RCV_WSCALE", offsets.rcv_wscale.byte),
+        ("SHIFT_RCV_WSCALE", offsets.rcv_wscale.shift),
         ("OFF_STATE", offsets.state),
         ("OFF_NUM", offsets.num),
         ("OFF_COOKIE", offsets.cookie),
@@ -293,6 +315,7 @@ fn load_program(program: &mut Program, iterator: Option<&Btf>) -> Result<(), Pro
             }
         }
         Program::CgroupSock(program) => program.load()?,
+        Program::SchedClassifier(program) => program.load()?,
         Program::SockOps(program) => program.load()?,
         Program::RawTracePoint(program) => {
             program.load()?;

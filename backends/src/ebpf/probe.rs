@@ -15,7 +15,7 @@ use crate::bpf;
 /// would only say the same again.
 pub(super) fn probe(host: &Host) -> ProbeReport {
     let mut report = ProbeReport::default();
-    for ask in [cgroup2, capabilities, bpf_syscall, atomics] {
+    for ask in [cgroup2, capabilities, bpf_syscall, atomics, windows] {
         let check = ask(host);
         let works = check.verdict == Verdict::Works;
         report.checks.push(check);
@@ -93,6 +93,23 @@ fn atomics(_: &Host) -> Check {
         _ => (Verdict::Inconclusive, Remedy::None),
     };
     Check { name: "atomics", asked, verdict, evidence: describe(&error), remedy }
+}
+
+/// Downloads do without it, less exactly: never a reason not to run.
+fn windows(_: &Host) -> Check {
+    let asked =
+        "show senders the window they were granted, by a link on an interface".to_owned();
+    match bpf::link_loopback_briefly() {
+        Ok(()) => works("windows", asked, "on the wire".to_owned()),
+        Err(error) => {
+            let evidence = format!("only what the kernel offers: {}", describe(&error));
+            let remedy = Remedy::Do(
+                "Downloads that run already come down in seconds instead of at once; kernel 6.6 has such links."
+                    .to_owned(),
+            );
+            Check { remedy, ..works("windows", asked, evidence) }
+        }
+    }
 }
 
 fn works(name: &'static str, asked: String, evidence: String) -> Check {

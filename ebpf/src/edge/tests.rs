@@ -20,6 +20,8 @@ fn seen(now: u64, next: u32, right: u32) -> Seen {
         mss: 1448,
         round_trip: 20 * MILLISECOND,
         random: 512,
+        scale: 7,
+        wired: false,
         bare: true,
     }
 }
@@ -164,11 +166,13 @@ proptest! {
         at: u64, closed_at: u64, old_rate in 0u64..1 << 40, tokens in -(1i64 << 40)..1i64 << 40,
         rate in 1u64..=1 << 40, sockets in 1u64..=65_535, balance in -(1i64 << 62)..1 << 62,
         now in 0u64..1 << 62, begun in 0u64..1 << 62, next: u32, right: u32, window: u32, mss in 0u32..65_536,
-        round_trip in 0u64..16 * SECOND, random: u32, bare: bool,
+        round_trip in 0u64..16 * SECOND, random: u32, wired: bool, bare: bool,
     ) {
         let mut edge = Edge { at, closed_at, rate: old_rate, tokens, right, next, ..Edge::default() };
         let shared = Shared { rate: n(rate), sockets: n(sockets), balance, begun };
-        let seen = Seen { now, next, right, window, mss, round_trip, random, bare };
+        let seen = Seen {
+            now, next, right, window, mss, round_trip, random, scale: 7, wired, bare,
+        };
         let grant = grant(&mut edge, &shared, &seen);
         prop_assert!(grant.window >= 1000);
         prop_assert!(grant.closed == (grant.window == CLOSED) || !grant.closed);
@@ -182,4 +186,66 @@ proptest! {
         let at = |balance| share(&Shared { rate: n(rate), sockets: n(sockets), balance, begun: 0 });
         prop_assert!(at(low.min(high)) >= at(low.max(high)));
     }
+}
+
+/// A sender that was offered megabytes before the limit, and sees only what is on the wire.
+fn receive_on_the_wire(rate: u64, offered: u32, round_trip: u64, seconds: u64) -> u64 {
+    let limit = shared(rate, 1);
+    let at = |now, next: u32| Seen {
+        now,
+        next,
+        right: next.wrapping_add(offered),
+        window: offered,
+        round_trip,
+        wired: true,
+        ..seen(now, next, next)
+    };
+    let (mut now, mut next) = (SECOND, u32::MAX - 5000);
+    let mut edge = begun(&at(now, next), &limit, false, false);
+    let mut received = 0;
+    while now < SECOND * (seconds + 1) {
+        let _: Grant = grant(&mut edge, &limit, &at(now, next));
+        let _ = crate::wire::window(&mut edge, now, next, (offered >> 7) as u16);
+        let sent = edge.shown.wrapping_sub(next);
+        now += round_trip + if sent < 1448 { 200 * MILLISECOND } else { 0 };
+        next = edge.shown;
+        received += u64::from(sent);
+    }
+    received
+}
+
+#[test]
+fn on_the_wire_the_limit_holds_whatever_was_offered_before() {
+    for (rate, ms) in [(125_000, 20), (1_250_000, 20), (1_250_000, 1), (12_500_000, 80)] {
+        let got = receive_on_the_wire(rate, 6_000_000, ms * MILLISECOND, 20);
+        assert!(got.abs_diff(rate * 20) < rate, "{got} of {} at {rate}", rate * 20);
+    }
+}
+
+#[test]
+fn what_was_under_way_is_no_debt() {
+    let limit = shared(1_250_000, 1);
+    let open = Seen { wired: true, ..seen(SECOND, 0, 6_000_000) };
+    let mut edge = begun(&open, &limit, false, false);
+    for step in 1..100 {
+        let now = SECOND + step * MILLISECOND / 10;
+        let next = step as u32 * 2896;
+        let at = Seen { now, next, right: next + 6_000_000, ..open };
+        assert!(!grant(&mut edge, &limit, &at).closed, "{edge:?}");
+        let _ = crate::wire::window(&mut edge, now, next, u16::MAX);
+        assert!(edge.shown - next < 5000, "{edge:?}");
+    }
+}
+
+#[test]
+fn segments_that_bypass_the_interfaces_end_it() {
+    let limit = shared(1_250_000, 1);
+    let open = Seen { wired: true, ..seen(SECOND, 0, 6_000_000) };
+    let mut edge = begun(&open, &limit, false, false);
+    for _ in 0..PATIENCE {
+        let _: Grant = grant(&mut edge, &limit, &open);
+        assert_eq!(edge.wired, 1);
+    }
+    let kept = grant(&mut edge, &limit, &open);
+    assert_eq!((edge.wired, edge.tokens, kept.window), (0, 0, 6_000_000));
 }

@@ -124,6 +124,13 @@ fn valid(tag: &Tag, cookie: impl FnOnce() -> u64) -> Option<Limit> {
     (tag.owner == 0 || tag.owner == cookie()).then_some(Limit { slot, generation, rates })
 }
 
+/// Whether this TCP socket carries data for an MPTCP socket.
+#[inline]
+pub(crate) fn is_mptcp(sk: *mut c_void) -> bool {
+    // SAFETY: the verifier checks the pointer.
+    constants::has_mptcp() != 0 && unsafe { !bpf_skc_to_mptcp_sock(sk).is_null() }
+}
+
 /// The tag of the MPTCP socket that this TCP socket carries data for. Applications hold only
 /// the MPTCP socket, so only that is tagged.
 #[inline]

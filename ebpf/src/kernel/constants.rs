@@ -10,6 +10,10 @@ chadthrottle_ebpf::constants! {
     OFF_RCV_WND, rcv_wnd;
     /// `tcp_sock.inet_conn.icsk_ack.rcv_mss`: the sender's segment size, a u16.
     OFF_RCV_MSS, rcv_mss;
+    /// `tcp_sock.rx_opt.rcv_wscale`: the byte that has it, and the bits below it there.
+    OFF_RCV_WSCALE, rcv_wscale;
+    /// See `OFF_RCV_WSCALE`.
+    SHIFT_RCV_WSCALE, rcv_wscale_shift;
     /// `sock_common.skc_state`, a u8; for the iterator.
     OFF_STATE, state;
     /// `sock_common.skc_num`: the local port, a u16 in host order; for the iterator.

@@ -13,12 +13,18 @@ use chadthrottle_ebpf::{
     edge::{self, Seen},
     layout::{DOWNLOAD, Flow, Group},
     program::field,
+    wire::UNKNOWN,
 };
 
 /// Bytes of header that are reserved to be called again; the kernel fills them with NOPs.
 const OPTION: u32 = 4;
 
-use super::{attribution::Limit, constants, hooks::Socket, maps::GROUPS};
+use super::{
+    attribution::{self, Limit},
+    constants,
+    hooks::Socket,
+    maps::{GLOBAL, GROUPS},
+};
 
 /// Decides the window of the segment that is about to be sent; `fresh` when the handshake was
 /// just done.
@@ -33,7 +39,8 @@ pub(crate) fn set_window(
 ) {
     let Some(rate) = limit.rate(DOWNLOAD) else { return };
     let Some(group) = GROUPS.get(limit.index(DOWNLOAD)) else { return };
-    let Some(seen) = look(ctx, sk, now, fresh) else { return };
+    let begins = fresh || flow.edge.at == 0;
+    let Some(mut seen) = look(ctx, sk, now, fresh) else { return };
     clock::retune(&group.clock, &group.clock_rate, rate, now);
     group.round_trip.set(clock::recent_largest(group.round_trip.get(), seen.round_trip));
 
@@ -44,7 +51,10 @@ pub(crate) fn set_window(
         balance: balance(group.clock.get(), now),
         begun: group.begun.get(),
     };
-    if fresh || flow.edge.at == 0 {
+    if begins {
+        seen.scale = scale(sk);
+        seen.wired =
+            seen.scale != UNKNOWN && GLOBAL.get(0).is_some_and(|global| global.wired != 0);
         flow.edge.begin(&seen, &shared, fresh, snapshot.active.before != 0);
     }
     if fresh || offer(ctx, flow, group, &shared, &seen) {
@@ -67,6 +77,14 @@ fn offer(
     if grant.closed {
         group.last_close.set(seen.now);
     }
+    if flow.edge.wired != 0 {
+        if flow.edge.narrow != 0 {
+            flow.edge.narrow = 0;
+            socket.clamp(flow, edge::widest(shared.rate));
+        }
+        return grant.greedy;
+    }
+    flow.edge.narrow = 1;
     if grant.then != 0 {
         // SAFETY: a helper call on the program's own context.
         let failed = unsafe { bpf_reserve_hdr_opt(ctx, OPTION, 0) };
@@ -111,7 +129,23 @@ fn look(ctx: *mut bpf_sock_ops, sk: *mut c_void, now: u64, fresh: bool) -> Optio
             },
             round_trip: u64::from((*ctx).srtt_us >> 3) * 1000,
             random: bpf_get_prandom_u32(),
+            scale: UNKNOWN,
+            wired: false,
             bare: !fresh && (*ctx).skb_len == 0,
         })
     }
+}
+
+/// By how many bits windows are shifted. Those of MPTCP are left alone: they are windows of the
+/// whole connection, whose sender takes none back.
+#[inline]
+fn scale(sk: *mut c_void) -> u32 {
+    // SAFETY: `sk` is a socket; null when it is not TCP.
+    let tp = unsafe { bpf_skc_to_tcp_sock(sk) }.cast::<c_void>();
+    if tp.is_null() || constants::rcv_wscale() == 0 || attribution::is_mptcp(sk) {
+        return UNKNOWN;
+    }
+    // SAFETY: the loader says where the field is.
+    let bits = unsafe { field::<u8>(tp, constants::rcv_wscale()) };
+    u32::from(bits) >> constants::rcv_wscale_shift() & 15
 }

@@ -158,11 +158,11 @@ impl Socket {
     /// Gives the window back to the kernel's own tuning.
     #[inline]
     fn unclamp(self, flow: &mut Flow) {
+        flow.edge = Edge::default();
         if flow.state & CLAMPED == 0 {
             return;
         }
         flow.state &= !CLAMPED;
-        flow.edge = Edge::default();
         self.set(SOL_TCP, TCP_WINDOW_CLAMP, UNCLAMPED);
     }
 

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{
 };
 use chadthrottle_ebpf::{
     edge,
-    layout::{ADOPT, CLAMPED, DOWNLOAD, Flow, LOCAL, RESTORE},
+    layout::{ADOPT, CLAMPED, DOWNLOAD, Flow, Global, LOCAL, RESTORE},
     program::field,
 };
 
@@ -52,7 +52,7 @@ pub(crate) fn visit(ctx: *const Context) {
         return restore(tp, |_| true);
     };
     match global.iterator {
-        ADOPT if meant(limit.slot + 1) => adopt(tp, &limit),
+        ADOPT if meant(limit.slot + 1) => adopt(tp, &limit, global),
         RESTORE => restore(tp, |flow| meant(flow.limit)),
         _ => {}
     }
@@ -60,7 +60,7 @@ pub(crate) fn visit(ctx: *const Context) {
 
 /// Hooks a socket as `events` does when it connects.
 #[inline]
-fn adopt(tp: *mut c_void, limit: &Limit) {
+fn adopt(tp: *mut c_void, limit: &Limit, global: &Global) {
     let Some(flow) = FLOWS.get_or_zeroed(tp) else { return };
     if flow.state & LOCAL != 0 {
         return;
@@ -82,7 +82,9 @@ fn adopt(tp: *mut c_void, limit: &Limit) {
     let now = unsafe { bpf_ktime_get_ns() };
     // Without callbacks nothing would correct the first pace: the plain share then.
     upload::set_pace(socket, flow, limit, now, constants::sets_callbacks() != 0);
-    if download.is_some() && can_grant() && flow.state & CLAMPED == 0 {
+    // What is shown on the wire needs no clamp.
+    let clamps = can_grant() && global.wired == 0;
+    if clamps && download.is_some() && flow.state & CLAMPED == 0 {
         // The window stops growing at what is offered now; the next segment decides on.
         // SAFETY: the loader says where the window is.
         let window = unsafe { field::<u32>(tp, constants::rcv_wnd()) };

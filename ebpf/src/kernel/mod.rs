@@ -10,3 +10,4 @@ pub(crate) mod iterator;
 pub(crate) mod maps;
 pub(crate) mod packets;
 pub(crate) mod upload;
+pub(crate) mod wire;

@@ -1,0 +1,121 @@
+//! tc egress, on the interfaces of the targets' network namespaces: shows the sender of a download
+//! the window that `edge` granted, whatever the kernel offers. Everything else passes as it is.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{
+            bpf_l4_csum_replace, bpf_sk_fullsock, bpf_skb_load_bytes_relative,
+            bpf_skb_store_bytes,
+        },
+    },
+};
+use chadthrottle_ebpf::{
+    layout::{DOWNLOAD, Flow, LOCAL},
+    packet::{Bytes, TCP, transport},
+    program::Packet,
+    wire,
+};
+
+use super::maps::{FLOWS, RATES};
+
+/// Go on to whoever comes next (`TCX_NEXT`).
+pub(crate) const NEXT: i32 = -1;
+/// BPF_HDR_START_NET.
+const NETWORK: u32 = 1;
+/// Of a TCP header: where it has the acknowledgement, the flags, the window, the checksum.
+const ACKNOWLEDGEMENT: u32 = 8;
+const FLAGS: u32 = 13;
+const WINDOW: u32 = 14;
+const CHECKSUM: u32 = 16;
+/// Bytes of the window, as `bpf_l4_csum_replace` wants them in its flags.
+const WINDOW_SIZE: u64 = 2;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+/// How far from its start a packet can have its IP header: Ethernet, none, Ethernet with a VLAN
+/// tag.
+const LINK_HEADERS: [u32; 3] = [14, 0, 18];
+
+/// A packet from its IP header on.
+struct Network(*mut __sk_buff);
+
+impl Bytes for Network {
+    #[inline]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        let to = bytes.as_mut_ptr().cast();
+        // SAFETY: `bytes` has room for N bytes.
+        let failed = unsafe {
+            bpf_skb_load_bytes_relative(self.0.cast(), offset, to, N as u32, NETWORK)
+        };
+        (failed == 0).then_some(bytes)
+    }
+}
+
+/// Writes the window that the sender may see. `None`: nothing to do, or nothing known.
+#[inline]
+pub(crate) fn show(skb: *mut __sk_buff) -> Option<()> {
+    // SAFETY: the program's own context; `sk` is read once, so that the null check holds.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: checked not to be null; null again for a socket that is not a full one.
+    let sk = unsafe { bpf_sk_fullsock(sk) }.cast::<c_void>();
+    if sk.is_null() {
+        return None;
+    }
+    let flow = FLOWS.get(sk).filter(|flow| is_granted(flow))?;
+    let packet = Network(skb);
+    let (protocol, header) = transport(&packet)?;
+    let [flags] = packet.read(header + FLAGS)?;
+    if protocol != TCP || flags & (SYN | RST) != 0 {
+        return None;
+    }
+    let acknowledged = u32::from_be_bytes(packet.read(header + ACKNOWLEDGEMENT)?);
+    let old: [u8; 2] = packet.read(header + WINDOW)?;
+    // SAFETY: a helper call without pointers.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let new = wire::window(&mut flow.edge, now, acknowledged, u16::from_be_bytes(old))?;
+    write(skb, header + link_header(skb)?, old, new.to_be_bytes());
+    Some(())
+}
+
+/// Whether the limit that this state belongs to is in force, and has granted something.
+#[inline]
+fn is_granted(flow: &Flow) -> bool {
+    let Some(slot) = flow.limit.checked_sub(1) else { return false };
+    let rate = RATES.get(slot * 2 + DOWNLOAD);
+    rate.is_some_and(|rate| rate.generation == flow.generation && rate.bytes_per_second != 0)
+        && flow.edge.at != 0
+        && flow.state & LOCAL == 0
+}
+
+/// Where the IP header is: where the packet reads the same from there.
+#[inline]
+fn link_header(skb: *mut __sk_buff) -> Option<u32> {
+    let start = words(&Network(skb), 0)?;
+    LINK_HEADERS.into_iter().find(|&at| words(&Packet(skb), at) == Some(start))
+}
+
+/// 16 bytes, which have the addresses of IPv4 or the source address of IPv6 in them.
+#[inline]
+fn words(packet: &impl Bytes, at: u32) -> Option<[u64; 2]> {
+    let [first, second] = [packet.read(at)?, packet.read(at + 8)?];
+    Some([u64::from_ne_bytes(first), u64::from_ne_bytes(second)])
+}
+
+/// Replaces the window of the TCP header at `header`, and the checksum with it.
+#[inline]
+fn write(skb: *mut __sk_buff, header: u32, old: [u8; 2], new: [u8; 2]) {
+    let word = |bytes| u64::from(u16::from_ne_bytes(bytes));
+    let from = new.as_ptr().cast();
+    // SAFETY: the program's own context, and two bytes. What the kernel refuses stays as it is.
+    unsafe {
+        bpf_l4_csum_replace(skb, header + CHECKSUM, word(old), word(new), WINDOW_SIZE);
+        bpf_skb_store_bytes(skb, header + WINDOW, from, WINDOW_SIZE as u32, 0);
+    }
+}

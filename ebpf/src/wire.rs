@@ -1,0 +1,92 @@
+//! The window as it is on the wire.
+//!
+//! The kernel never takes back a window that it has offered, and its receiver counts on a wide one.
+//! So the window that the sender sees is a number of our own: it is written into the header of
+//! each segment on its way out, and may be smaller than the kernel's, also smaller than before.
+//! A sender has to take that (RFC 9293, section 3.8.6: MUST-34); what it sent before is still
+//! accepted, since the kernel's own window has not changed.
+
+use crate::{clock::SECOND, layout::Edge};
+
+/// So many segments in a row may go past the program on the interfaces (refused on their way, or
+/// out of an interface that is a second old) before it counts as absent.
+pub const PATIENCE: u32 = 4;
+
+/// A grant is made while its segment is being built; ns.
+const STALE: u64 = SECOND;
+
+/// The largest shift there is (RFC 7323).
+const LARGEST_SCALE: u32 = 14;
+/// Of a socket whose windows are left alone.
+pub const UNKNOWN: u32 = 15;
+
+/// The window field for a segment that acknowledges `ack` and offers `field`; `None` when that
+/// shows no more than it may, and when nothing was granted a moment ago: a socket that is not
+/// granted anything any more must not be left with a closed window. What the sender sees is noted.
+#[inline]
+#[must_use]
+pub fn window(edge: &mut Edge, now: u64, ack: u32, field: u16) -> Option<u16> {
+    let scale = edge.scale;
+    if scale > LARGEST_SCALE || now.wrapping_sub(edge.at) > STALE {
+        return None;
+    }
+    let may = edge.wire.wrapping_sub(ack);
+    let may = if may > 1 << 31 { 0 } else { may };
+    let units = may >> scale;
+    let narrowed = units < u32::from(field);
+    let shown = if narrowed { units } else { u32::from(field) };
+    edge.shown = ack.wrapping_add(shown << scale);
+    edge.passed = PATIENCE;
+    narrowed.then_some(units as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edge(wire: u32, scale: u32) -> Edge {
+        Edge { at: 5 * SECOND, wire, scale, ..Edge::default() }
+    }
+
+    #[test]
+    fn no_more_is_shown_than_may_be() {
+        let mut edge = edge(10_000, 7);
+        assert_eq!(
+            window(&mut edge, 5 * SECOND, 1000, 1000),
+            Some(70),
+            "9000 bytes, rounded down"
+        );
+        assert_eq!((edge.shown, edge.passed), (1000 + 70 * 128, PATIENCE));
+        assert_eq!(
+            window(&mut edge, 5 * SECOND, 1000, 70),
+            None,
+            "on the next device it stays"
+        );
+        assert_eq!(
+            window(&mut edge, 5 * SECOND, 1000, 20),
+            None,
+            "the kernel's own may be smaller"
+        );
+        assert_eq!(edge.shown, 1000 + 20 * 128);
+    }
+
+    #[test]
+    fn an_edge_that_was_passed_is_a_closed_window() {
+        assert_eq!(window(&mut edge(10_000, 7), 5 * SECOND, 10_001, 500), Some(0));
+        assert_eq!(window(&mut edge(10_000, 7), 5 * SECOND, 10_001, 0), None);
+    }
+
+    #[test]
+    fn without_a_grant_the_window_is_the_kernels() {
+        let mut edge = edge(10_000, 7);
+        assert_eq!(window(&mut edge, 7 * SECOND, 1000, 1000), None);
+        assert_eq!(edge.passed, 0);
+    }
+
+    #[test]
+    fn sequence_numbers_wrap() {
+        let mut edge = edge(5000, 0);
+        assert_eq!(window(&mut edge, 5 * SECOND, u32::MAX - 999, 60_000), Some(6000));
+        assert_eq!(edge.shown, 5000);
+    }
+}

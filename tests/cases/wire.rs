@@ -1,0 +1,97 @@
+//! What only the eBPF backend promises, with links on interfaces (kernel 6.6): the sender of a
+//! download sees the window that it was granted, and no other.
+
+use std::{thread, time::Duration};
+
+use chadthrottle_tests::{
+    conformance::{FULL, GLANCE, Transfer, running},
+    lab::Family::{self, V4, V6},
+    rates::{self, TEN_MBIT},
+    skip,
+    stage::{Direction::Download, Stage},
+};
+
+/// What a limit may let through in its first second, as a share: what was under way, and no window
+/// of megabytes from before.
+const FIRST_SECOND: f64 = 1.5;
+/// So soon full speed is back.
+const AT_ONCE: Duration = Duration::from_millis(300);
+
+/// Limits a transfer that runs, and lifts the limit: both at once, again and again.
+fn at_once(stage: &Stage, transfer: &Transfer) {
+    for _ in 0..2 {
+        let throttle = stage.limit(Download, transfer.near.pid());
+        let first = rates::mean(&transfer.near.watch(GLANCE));
+        assert!(first < FIRST_SECOND * TEN_MBIT, "first second: {}", rates::mbit(first));
+        transfer.assert_limited("limited");
+        throttle.stop();
+        thread::sleep(AT_ONCE);
+        let bins = transfer.near.watch(GLANCE);
+        rates::assert_fast("lifted", rates::mean(&bins), FULL, &bins);
+    }
+}
+
+fn has_links() -> bool {
+    chadthrottle_backends::bpf::link_loopback_briefly().is_ok()
+}
+
+/// A connection of 100 Mbit/s whose window is larger than what a second of the limit brings.
+fn at_once_with_rtt(milliseconds: u64, family: Family) {
+    if !has_links() {
+        skip!("this kernel has no links on interfaces");
+    }
+    let stage = Stage::with_rtt("ebpf", Duration::from_millis(milliseconds));
+    let transfer = running(&stage, Download, family, |plan| plan);
+    at_once(&stage, &transfer);
+    stage.end();
+}
+
+#[test]
+fn at_once_without_rtt() {
+    at_once_with_rtt(0, V4);
+}
+
+#[test]
+fn at_once_at_20_ms() {
+    at_once_with_rtt(20, V4);
+}
+
+#[test]
+fn at_once_at_20_ms_over_ipv6() {
+    at_once_with_rtt(20, V6);
+}
+
+/// Through a bridge, whose port sees the segment as well; what somebody else has on the interface
+/// sees every packet, and stays.
+#[test]
+fn beside_others_on_a_bridge() {
+    if !has_links() {
+        skip!("this kernel has no links on interfaces");
+    }
+    let stage = Stage::new("ebpf");
+    let near = &stage.lab.near;
+    near.sh("ip link add br0 type bridge");
+    near.sh("ip addr flush dev eth0");
+    near.sh("ip link set eth0 master br0");
+    near.sh("ip addr add 10.8.0.1/24 dev br0");
+    near.sh("ip link set br0 up");
+    near.sh("tc qdisc add dev br0 clsact");
+    near.sh("ip link add br0-copy type ifb");
+    near.sh("ip link set br0-copy up");
+    near.sh("tc filter add dev br0 egress pref 10 protocol ip u32 match u32 0 0 flowid :1 \
+         action mirred egress mirror dev br0-copy");
+    let transfer = running(&stage, Download, V4, |plan| plan);
+    let before = seen(&stage);
+    at_once(&stage, &transfer);
+    assert!(seen(&stage) > before + 1000, "their filter saw {} packets", seen(&stage) - before);
+    let left: Vec<String> =
+        stage.left().into_iter().filter(|line| !line.contains("br0")).collect();
+    assert!(left.is_empty(), "left behind: {left:#?}");
+}
+
+/// Packets that the filter on the bridge saw.
+fn seen(stage: &Stage) -> u64 {
+    let shown = stage.lab.near.sh("tc -s filter show dev br0 egress");
+    let count = shown.split_once(" bytes ").and_then(|(_, rest)| rest.split(' ').next());
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no count in\n{shown}"))
+}
