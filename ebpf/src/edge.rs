@@ -1,8 +1,7 @@
 //! Downloads: how far a socket moves the right edge of its receive window, so that the
 //! sender may send at the rate of the limit and no faster ("edge grants").
 //!
-//! A TCP sender may only send up to acknowledgement + window, and that edge never moves
-//! back: it is a permit counter. At every outgoing segment the socket's tokens earn its share
+//! A TCP sender may only send up to acknowledgement + window: a permit counter. At every outgoing segment the socket's tokens earn its share
 //! of the rate and are charged with what was really advertised; the window offered is what
 //! is outstanding plus the tokens. No round-trip estimate sets the rate.
 //!
@@ -10,20 +9,25 @@
 //! closes to less than a segment with nothing in flight, so that nothing is lost and nothing
 //! retransmitted: the sender's persist timer (about 200 ms) sends a little and asks again.
 //!
-//! A lowered clamp lowers the kernel's threshold (`rcv_ssthresh`) as well, and a raised one raises
+//! What is granted is shown on the wire ([`crate::wire`]); where that cannot be, it is offered by
+//! the kernel, through the clamp of its window. A lowered clamp lowers the kernel's threshold (`rcv_ssthresh`) as well, and a raised one raises
 //! it to no more than the window advertised last: it grows only with data that arrive while the
 //! clamp is wide. So the clamp is lifted as soon as the closed window is chosen, and the first
 //! probe opens it. Lifted together with the closing, before the window is chosen, it would take
 //! the closing back.
 
+mod backstop;
+mod handover;
+
 use core::num::NonZeroU64;
+
+pub use backstop::{Standing, Times, slack};
 
 use crate::{
     branchless,
-    clock::{MILLISECOND, SECOND, Slack, bytes_in, time_of},
+    clock::{MILLISECOND, SECOND, bytes_in, time_of},
     layout::Edge,
     packet::MSS,
-    wire::PATIENCE,
 };
 
 /// The smallest clamp the kernel takes (half of its smallest receive buffer): less than a
@@ -34,22 +38,8 @@ pub const UNCLAMPED: u32 = 1 << 30;
 
 /// An error of this much corrects the share by 100 %, besides two segments per socket.
 const FULL_SCALE: u64 = 500 * MILLISECOND;
-/// Unused time that an active limit may make up for.
-const CREDIT: u64 = 600 * MILLISECOND;
-/// Unused time that is kept over an idle gap.
-const CREDIT_IDLE: u64 = 50 * MILLISECOND;
-/// Backlog at which packets are dropped: TCP that ignores its window, or has none of ours.
-const BACKSTOP: u64 = 400 * MILLISECOND;
-/// ... plus the time of one segment per socket, at most this.
-const BACKSTOP_SOCKETS: u64 = 600 * MILLISECOND;
-/// Of a socket that drains: little is left to make up for when its window takes over.
-const BACKSTOP_DRAINING: u64 = 100 * MILLISECOND;
 /// A closed socket still gets [`CLOSED`] bytes with each probe: so many bytes a second.
 const LEAK: u64 = CLOSED as u64 * 1000 / 208;
-/// Backlog at which packets are dropped where a share is less than that, of sockets in debt ...
-const BACKSTOP_DEBT: u64 = 40 * MILLISECOND;
-/// ... and of the others while all of them begin, in the first second after a pause.
-const BACKSTOP_LEAK: u64 = 80 * MILLISECOND;
 /// Debt down to which a dry socket still gets one segment a round trip ...
 const DEBT: u64 = 40 * MILLISECOND;
 /// ... while the limit's backlog is below this (134 ms); at twice this there is no credit any more.
@@ -71,10 +61,6 @@ const LONGEST_STOP: u64 = SECOND;
 /// First window: at most this many segments (64 KB), at least 2. A sender that never saw a
 /// window of two segments halves its segments, and [`CLOSED`] would not close it.
 const FIRST_WINDOW: core::ops::RangeInclusive<u64> = 2..=44;
-
-/// How long permits of the time before count: some round trips. Who kept them for longer was
-/// slower than the limit anyway.
-const HANDOVER: u64 = 500 * MILLISECOND;
 
 /// The largest window there is: 65535 << 14 (RFC 7323), rounded up.
 const LARGEST_WINDOW: u32 = 1 << 30;
@@ -149,138 +135,13 @@ pub fn first_window(rate: NonZeroU64, sockets: NonZeroU64) -> u32 {
     (rate.get() / 50 / 1460 / sockets).clamp(*FIRST_WINDOW.start(), *FIRST_WINDOW.end()) as u32
 }
 
-/// How a socket stands with what it was granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// It uses permits from before the limit, which no window takes back.
-    Draining,
-    /// It was granted more than its share.
-    InDebt,
-    /// Neither.
-    Clear,
-    /// What it may send is shown to it exactly.
-    Shown,
-}
-
 /// Whether [`CLOSED`] bytes with each probe are more than a share.
 #[inline]
 const fn leaks(shared: &Shared) -> bool {
     shared.rate.get() < LEAK * shared.sockets.get()
 }
 
-/// What the backstop knows of the limit's time.
-#[derive(Debug, Clone, Copy)]
-pub struct Times {
-    /// Since the limit's last packet, ns.
-    pub idle: u64,
-    /// Since one of its sockets was closed, ns.
-    pub since_close: u64,
-    /// The largest round trip lately, ns.
-    pub round_trip: u64,
-    /// It is the first second after a pause.
-    pub begins: bool,
-}
-
-/// The slack of TCP downloads.
-///
-/// Many sockets of a slow limit get more than their share through closed windows. What is too much
-/// is dropped then: of those that had their share already, not of whoever comes last.
-#[inline]
-#[must_use]
-pub fn slack(shared: &Shared, standing: Standing, times: &Times) -> Slack {
-    let pause = if times.since_close < 1500 * MILLISECOND {
-        SECOND
-    } else {
-        200 * MILLISECOND + 2 * times.round_trip
-    };
-    let sockets = time_of(MSS * shared.sockets.get(), shared.rate).min(BACKSTOP_SOCKETS);
-    let leaks = standing != Standing::Shown && leaks(shared);
-    let backlog = match standing {
-        Standing::Draining => BACKSTOP_DRAINING,
-        Standing::InDebt if leaks => BACKSTOP_DEBT,
-        Standing::Clear if leaks && times.begins => BACKSTOP_LEAK,
-        _ => BACKSTOP + sockets,
-    };
-    Slack { credit: if times.idle > pause { CREDIT_IDLE } else { CREDIT }, backlog }
-}
-
 impl Edge {
-    /// A socket comes under the limit. One that was opened under it has its first window
-    /// charged; in a group that already runs it gets 50 ms of its share to begin with. One
-    /// that was open before keeps what it was given.
-    #[inline]
-    pub fn begin(&mut self, seen: &Seen, shared: &Shared, fresh: bool, running: bool) {
-        let share = shared.rate.get() / (shared.sockets.get() + 1);
-        let start = if running { bytes_in(50 * MILLISECOND, share) } else { 0 };
-        // A probe's time of its share is less than the first window: it stops right after that.
-        let slow = bytes_in(200 * MILLISECOND, share) < 2 * MSS;
-        // Our program on the interfaces shows what is offered from here on.
-        let first =
-            if seen.wired && leaks(shared) { seen.window.min(MSS as u32) } else { seen.window };
-        let charged = if fresh { u64::from(first) } else { 0 };
-        if fresh {
-            *self = Self::default();
-        } else if self.is_new() {
-            self.give(seen.right.wrapping_sub(seen.next), seen.now);
-        }
-        self.at = seen.now;
-        self.rate = shared.rate.get();
-        let credit = if fresh && slow { 0 } else { MSS };
-        self.tokens = (credit + start).cast_signed() - charged.cast_signed();
-        self.right = seen.right;
-        self.next = seen.next;
-        self.scale = seen.scale;
-        if seen.wired {
-            // The sender is shown this with the segment that is about to be sent.
-            self.passed = PATIENCE;
-            self.wired = 1;
-            self.shown = seen.next.wrapping_add(if fresh { first } else { 0 });
-            self.right = self.shown;
-        }
-        self.wire = self.right;
-    }
-
-    /// What the sender was allowed to send before the limit, or before its present rate, often
-    /// megabytes, is free of charge for a moment. To drop it would only make it come again, and
-    /// shrink the sender's congestion window for long after the limit.
-    ///
-    /// Half as much again, because the edge creeps while that drains: rounding to the window's
-    /// scale adds to every acknowledgement, often a third of what arrives.
-    #[inline]
-    pub fn give(&mut self, outstanding: u32, now: u64) {
-        self.given_until = now + HANDOVER;
-        self.given = outstanding.saturating_add(outstanding / 2);
-    }
-
-    /// Whether `bytes` that arrive are free of charge; they are then used up.
-    #[inline]
-    #[must_use]
-    pub const fn is_given(&mut self, bytes: u32, now: u64) -> bool {
-        let given = now < self.given_until && self.given >= bytes;
-        if given {
-            self.given -= bytes;
-        }
-        given
-    }
-
-    /// How the socket stands with what it was granted.
-    #[inline]
-    #[must_use]
-    pub fn standing(&self, shared: &Shared, now: u64, round_trip: u64) -> Standing {
-        if self.wired != 0 {
-            return Standing::Shown;
-        }
-        let share = share(shared);
-        let full = bytes_in(self.horizon(now, round_trip), share).cast_signed();
-        if self.drains(outstanding(self.right, self.next), full + 3 * MSS.cast_signed()) {
-            Standing::Draining
-        } else if self.tokens + earned(now, self.at, share) < 0 {
-            Standing::InDebt
-        } else {
-            Standing::Clear
-        }
-    }
-
     /// Whether more is outstanding than a limit grants, from the time before it.
     #[inline]
     const fn drains(&self, outstanding: i64, cap: i64) -> bool {
@@ -318,13 +179,6 @@ impl Edge {
             self.shown = seen.next;
         }
         Seen { right: if wired { self.shown } else { right }, ..*seen }
-    }
-
-    /// Whether nothing has been decided about this socket yet.
-    #[inline]
-    #[must_use]
-    pub const fn is_new(&self) -> bool {
-        self.at == 0 && self.given_until == 0
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use chadthrottle_core::{
-    BackendId, Counters, Engine, Error, Host, LimitId, Limits, Notice, Result, Target, cgroup,
+    BackendId, Counters, Direction, Engine, Error, Host, LimitId, Limits, Notice, Result,
+    Target, cgroup,
     error::ErrorKind,
     journal::{Entry, Journal},
 };
@@ -40,8 +41,9 @@ struct Active {
     tag: Tag,
     members: Vec<Members>,
     sockets: Sockets,
-    /// The network namespaces of its processes, as of the last look.
-    namespaces: Vec<Netns>,
+    downloads: bool,
+    /// The network namespaces in which it needs windows to be shown, as of the last look.
+    shown_in: Vec<Netns>,
     entry: Entry,
     /// Its cgroup is gone and was reported as such.
     away: bool,
@@ -85,8 +87,9 @@ impl EbpfEngine {
     /// Attaches to the interfaces of the limit's network namespaces, where the kernel lets us.
     fn show_windows(&mut self, id: LimitId) -> Result<()> {
         let active = self.limits.get_mut(&id).ok_or_else(unknown)?;
-        active.namespaces = active.find_namespaces(&self.host);
-        self.wire.cover(&mut self.object, &active.namespaces);
+        active.shown_in =
+            if active.downloads { active.find_namespaces(&self.host) } else { Vec::new() };
+        self.wire.cover(&mut self.object, &active.shown_in);
         self.maps.set_wired(self.wire.is_attached())
     }
 
@@ -129,7 +132,7 @@ impl EbpfEngine {
     /// Attaches to the cgroups that hold a member or a tagged socket, and to no others.
     fn reconcile(&mut self) -> Result<()> {
         let needed: Vec<Netns> =
-            self.limits.values().flat_map(|active| active.namespaces.clone()).collect();
+            self.limits.values().flat_map(|active| active.shown_in.clone()).collect();
         self.wire.keep(&needed);
         let needed = self.needed(self.limits.values())?;
         let cgroups = self.host.cgroups()?;
@@ -265,7 +268,8 @@ impl Engine for EbpfEngine {
             tag,
             members: Vec::new(),
             sockets: Sockets::default(),
-            namespaces: Vec::new(),
+            downloads: limits.get(Direction::Download).is_some(),
+            shown_in: Vec::new(),
             entry,
             away: false,
         };
@@ -282,6 +286,9 @@ impl Engine for EbpfEngine {
     }
 
     fn update(&mut self, id: LimitId, limits: &Limits) -> Result<()> {
+        let active = self.limits.get_mut(&id).ok_or_else(unknown)?;
+        active.downloads = limits.get(Direction::Download).is_some();
+        self.show_windows(id)?;
         let active = self.limits.get(&id).ok_or_else(unknown)?;
         let (tag, namespaces) = (active.tag, active.find_namespaces(&self.host));
         self.maps.set_rates(tag, limits)?;

@@ -11,7 +11,7 @@ use std::{
 
 use aya::programs::links::FdLink;
 use chadthrottle_core::{Error, Result};
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::object::Object;
 use crate::{
@@ -39,7 +39,8 @@ struct Place {
 }
 
 impl Wire {
-    /// Attaches in these namespaces, and to the interfaces that came there.
+    /// Attaches in these namespaces, and to the interfaces that came there. Where that fails
+    /// windows are not shown, and the limit holds without.
     pub(super) fn cover(&mut self, object: &mut Object, needed: &[Netns]) {
         if !object.has_wire {
             return;
@@ -52,7 +53,7 @@ impl Wire {
                 }),
             };
             if let Err(error) = outcome {
-                info!("windows are not shown in {netns}: {error}");
+                debug!("windows are not shown in {netns}: {error}");
             }
         }
     }

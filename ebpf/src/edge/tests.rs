@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{handover::HANDOVER, *};
+use crate::wire::PATIENCE;
 
 fn n(value: u64) -> NonZeroU64 {
     NonZeroU64::new(value).unwrap()

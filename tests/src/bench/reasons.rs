@@ -60,9 +60,9 @@ fn of_tc(cell: &Cell, missed: &str) -> &'static str {
 
 fn of_ebpf(cell: &Cell, missed: &str) -> &'static str {
     match (cell.protocol, cell.direction, missed) {
-        (Protocol::Tcp, Download, _) if cell.share() < 50 => {
-            "below 46 kbit/s a connection's window cannot be closed for long enough (1152 bytes pass \
-             with each persist probe): the rest is dropped and sent again"
+        (Protocol::Tcp, Download, "first s") if cell.share() < 50 => {
+            "the first segment of each connection and the one it has earned until its sender asks again \
+             come within the same second"
         }
         (Protocol::Tcp, Download, "cv") if cell.rtt == 0 => {
             "without an RTT a download comes in bursts, one for each persist probe of the sender \
