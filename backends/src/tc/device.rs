@@ -18,7 +18,7 @@ use netlink_packet_route::{
     },
 };
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::message::NEW;
 use crate::{
@@ -68,12 +68,15 @@ impl Device {
                 if !loaded && let Err(error) = delete_automatic() {
                     debug!("what the module made stays: {error}");
                 }
-                let device = Self { index: index_of(rt, &name)?, name, entry };
-                return match set_up(rt, device.index) {
-                    Ok(()) => Ok(device),
-                    Err(refusal) => {
-                        let error = refusal.explain("set up the ifb device", &device.name);
-                        device.delete(rt, journal).and(Err(error))
+                return match set_up(rt, &name) {
+                    Ok(index) => Ok(Self { index, name, entry }),
+                    Err(error) => {
+                        // Its index may be unknown; its name is enough.
+                        let device = Self { index: 0, name, entry };
+                        if let Err(second) = device.delete(rt, journal) {
+                            warn!("{second}");
+                        }
+                        Err(error)
                     }
                 };
             };
@@ -135,9 +138,10 @@ fn new_name(direction: Direction) -> String {
 }
 
 /// Without an IPv6 address of its own: it would solicit routers through our queue, and be counted.
-fn set_up(rt: &mut Socket, index: u32) -> Result<(), Refusal> {
+/// Returns its index.
+fn set_up(rt: &mut Socket, name: &str) -> Result<u32> {
     let mut message = LinkMessage::default();
-    message.header.index = index;
+    message.header.index = index_of(rt, name)?;
     let mut silent = message.clone();
     let none = vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)];
     silent.attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(none)])];
@@ -146,7 +150,9 @@ fn set_up(rt: &mut Socket, index: u32) -> Result<(), Refusal> {
     }
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
-    rt.execute(RouteNetlinkMessage::SetLink(message), 0)
+    let index = message.header.index;
+    let set = rt.execute(RouteNetlinkMessage::SetLink(message), 0);
+    set.map(|()| index).map_err(|refusal| refusal.explain("set up the ifb device", name))
 }
 
 /// Not up yet, see [`set_up`].
