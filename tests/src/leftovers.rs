@@ -194,14 +194,14 @@ fn of_the_living(line: &str) -> bool {
     maker(line).is_some_and(crate::process::is_alive)
 }
 
-/// The pid in a table's name, `chadthrottle-PID-START`, or in a device's, `chadPID-N` in hexadecimal.
+/// The pid in a table's name, `chadthrottle-PID-N` with a word before the pid or none, or in a
+/// device's, `chadPID-N` in hexadecimal.
 fn maker(line: &str) -> Option<u32> {
     let (_, name) = line.split_once("chad")?;
-    let (pid, radix) = match name.strip_prefix("throttle-") {
-        Some(table) => (table, 10),
-        None => (name, 16),
-    };
-    u32::from_str_radix(pid.split('-').next()?, radix).ok()
+    match name.strip_prefix("throttle-") {
+        Some(table) => table.split('-').find_map(|part| part.parse().ok()),
+        None => u32::from_str_radix(name.split('-').next()?, 16).ok(),
+    }
 }
 
 /// A line without what changes by itself: a device's number and its flags.
@@ -223,6 +223,7 @@ mod tests {
     fn names_tell_who_made_them() {
         for (line, pid) in [
             ("table inet chadthrottle-4711-99 # progname chadthrottle", Some(4711)),
+            ("table inet chadthrottle-gate-4711-0 # progname chadthrottle", Some(4711)),
             ("7: chad1a2b-0d: <BROADCAST,NOARP> mtu 1500", Some(0x1a2b)),
             ("qdisc htb 1: dev chad1a2b-3u root refcnt 2", Some(0x1a2b)),
             ("7: chaddy: <BROADCAST> mtu 1500", None),
