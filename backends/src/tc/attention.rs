@@ -1,6 +1,6 @@
 //! How often sockets are looked at.
 //!
-//! As soon as somebody is heard to open a connection, and [`ECHOES`] after that, since an accepted
+//! As soon as a connection that is opened waits or is heard, and [`ECHOES`] after that, since an accepted
 //! socket is in a descriptor table only later. Besides every [`CALM`], every [`BUSY`] in the first
 //! seconds after a limit began or sockets came, and less often where looking takes long: a look is
 //! followed by a rest of [`PARTS`] times what it took, [`BUSY_PARTS`] times when there is news.

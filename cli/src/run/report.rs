@@ -122,7 +122,10 @@ fn in_words(attach: &str) -> String {
         "police" => {
             "what is over the limit is dropped, not queued, so that rates are less exact"
         }
-        "flows" => "a new connection is free until it is found, for milliseconds",
+        "flows" => {
+            "a new connection waits until it is found or, where nothing can hold it, is free, for \
+             milliseconds"
+        }
         _ => return attach.to_owned(),
     };
     format!("{attach}: {meaning}")
