@@ -45,7 +45,7 @@ impl Holding {
                 // Somebody else's, or so EPERM may mean.
                 Err(error)
                     if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EPERM))
-                        && number < FIRST_QUEUE + QUEUES =>
+                        && number + 1 < FIRST_QUEUE + QUEUES =>
                 {
                     number += 1;
                 }

@@ -58,7 +58,7 @@ type Key = (u32, u64);
 #[derive(Default)]
 pub(super) struct Gates {
     open: BTreeMap<u64, Gate>,
-    /// Namespaces in which there can be none.
+    /// Namespaces in which there can be none; asked again with the next limit there.
     refused: BTreeSet<u64>,
 }
 
@@ -74,6 +74,7 @@ impl Gates {
             keys.insert((place.level, place.id));
         }
         self.open.retain(|netns, _| wanted.contains_key(netns));
+        self.refused.retain(|netns| wanted.contains_key(netns));
         for (id, (netns, keys)) in wanted {
             if self.refused.contains(&id) {
                 continue;

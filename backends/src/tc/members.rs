@@ -35,7 +35,7 @@ pub(super) struct Members {
 #[derive(Debug)]
 struct Seen {
     netns: Netns,
-    /// Its cgroup, as far as rules can name it.
+    /// Its cgroup, where it is meant for itself and rules can name that.
     place: Option<Place>,
 }
 
@@ -106,14 +106,13 @@ impl Members {
     }
 
     fn learn_places(&mut self, host: &Host) {
+        let own = matches!(self.target, Target::Process(_));
         for (process, seen) in self.processes.values_mut() {
             if seen.is_none()
                 && let Ok(netns) = Netns::of(host, process)
             {
-                let own = host.cgroup_of(process.key.pid);
-                let place = own.and_then(|path| Place::at(host, &path));
-                let place = place.inspect_err(|error| debug!("no rule can name it: {error}"));
-                *seen = Some(Seen { netns, place: place.ok() });
+                let place = own.then(|| place_of(host, process)).flatten();
+                *seen = Some(Seen { netns, place });
             }
         }
     }
@@ -169,10 +168,8 @@ impl Members {
 
     /// The cgroups in which its sockets are created.
     pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
-        let of_processes = self.processes.values().filter_map(|(_, seen)| seen.as_ref());
-        let own = matches!(self.target, Target::Process(_));
-        let of_processes = of_processes.filter(move |_| own);
-        of_processes.filter_map(|seen| seen.place.as_ref()).chain(&self.place)
+        let seen = self.processes.values().filter_map(|(_, seen)| seen.as_ref());
+        seen.filter_map(|seen| seen.place.as_ref()).chain(&self.place)
     }
 
     /// The namespaces of its processes. A cgroup that is empty will be filled from ours: it is the
@@ -190,6 +187,12 @@ impl Members {
         }
         found
     }
+}
+
+/// The cgroup of a process, where rules can name it.
+fn place_of(host: &Host, process: &Process) -> Option<Place> {
+    let own = host.cgroup_of(process.key.pid).and_then(|path| Place::at(host, &path));
+    own.inspect_err(|error| debug!("no rule can name it: {error}")).ok()
 }
 
 /// The last field of /proc/loadavg: the pid that was handed out last in our pid namespace.
