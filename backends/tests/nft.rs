@@ -126,7 +126,7 @@ fn policed(
         assert_eq!(engine.attach_kind(), "police");
         let id = engine.add(&[Target::Process(process(pid))], limits).unwrap();
         work(engine.as_mut(), id);
-        engine.remove(id).unwrap();
+        engine.remove(id).1.unwrap();
         engine.stop().unwrap();
         journal.close().unwrap();
         let left = Command::new("nft").args(["list", "ruleset"]).output().unwrap();

@@ -143,8 +143,9 @@ pub trait Engine {
     /// a second by whoever owns the engine.
     fn refresh(&mut self) -> Vec<Notice>;
 
-    /// Lifts one limit; its sockets run at full speed again. Returns what passed in all.
-    fn remove(&mut self, id: LimitId) -> Result<Counters>;
+    /// Lifts one limit; its sockets run at full speed again. Goes on after an error and returns
+    /// the first, beside what passed in all as far as that could be read.
+    fn remove(&mut self, id: LimitId) -> (Counters, Result<()>);
 
     /// Lifts all limits and takes back everything. Goes on after an error and returns the
     /// first; the journal keeps what is not undone.

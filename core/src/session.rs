@@ -186,10 +186,7 @@ impl Session {
             return (Counters::default(), Err(unknown()));
         };
         let (counters, mut outcome) = match engine(&mut self.engines, held.backend) {
-            Ok(engine) => match engine.remove(held.id) {
-                Ok(counters) => (counters, Ok(())),
-                Err(error) => (Counters::default(), Err(error)),
-            },
+            Ok(engine) => engine.remove(held.id),
             Err(error) => (Counters::default(), Err(error)),
         };
         if self.limits.values().all(|other| other.backend != held.backend) {

@@ -189,9 +189,11 @@ impl EbpfEngine {
 
     /// Lets every socket of the limit run free and forgets it. Goes on after an error. What it
     /// alone needed stays attached.
-    fn release(&mut self, id: LimitId) -> Result<Counters> {
-        let mut active = self.limits.remove(&id).ok_or_else(unknown)?;
-        let counters = self.maps.counters(active.tag);
+    fn release(&mut self, id: LimitId) -> (Counters, Result<()>) {
+        let Some(mut active) = self.limits.remove(&id) else {
+            return (Counters::default(), Err(unknown()));
+        };
+        let counted = self.maps.counters(active.tag);
         let mut outcome = self.maps.close_slot(active.tag);
         for pid in self.maps.processes(active.tag) {
             outcome = outcome.and(self.maps.remove_process(pid));
@@ -213,7 +215,8 @@ impl EbpfEngine {
         for record in records {
             outcome = outcome.and_then(|()| self.journal.done(record));
         }
-        outcome.and(counters)
+        let counters = counted.as_ref().copied().unwrap_or_default();
+        (counters, outcome.and(counted.map(drop)))
     }
 }
 
@@ -277,7 +280,7 @@ impl Engine for EbpfEngine {
         match self.fill(id, targets) {
             Ok(()) => Ok(id),
             Err(error) => {
-                if let Err(second) = self.remove(id) {
+                if let Err(second) = self.remove(id).1 {
                     warn!("{second}");
                 }
                 Err(error)
@@ -317,9 +320,9 @@ impl Engine for EbpfEngine {
         notices
     }
 
-    fn remove(&mut self, id: LimitId) -> Result<Counters> {
-        let released = self.release(id);
-        self.reconcile().and(released)
+    fn remove(&mut self, id: LimitId) -> (Counters, Result<()>) {
+        let (counters, released) = self.release(id);
+        (counters, self.reconcile().and(released))
     }
 
     fn stop(mut self: Box<Self>) -> Result<()> {
@@ -331,7 +334,7 @@ impl EbpfEngine {
     fn shut_down(&mut self) -> Result<()> {
         let mut outcome = Ok(());
         for id in self.limits.keys().copied().collect::<Vec<_>>() {
-            outcome = outcome.and(self.release(id).map(drop));
+            outcome = outcome.and(self.release(id).1);
         }
         if let Ok(cgroups) = self.host.cgroups() {
             self.attachments.clear(&mut Tools {

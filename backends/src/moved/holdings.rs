@@ -5,7 +5,7 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use chadthrottle_core::{Host, Result, process::Process};
+use chadthrottle_core::{Host, Result, journal::Journal, process::Process};
 use tracing::{debug, warn};
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     netns::{self, Netns},
     sockets::{self, Protocol, SocketInfo, SocketMap, diag},
-    steer::Reach,
+    steer::{Reach, Steering},
 };
 
 /// A socket that a member holds.
@@ -114,6 +114,26 @@ impl Holdings {
         let gone = self.known.extract_if(|inode, _| !held.contains(inode));
         found.gone = gone.map(|(_, socket)| socket).collect();
         Ok(found)
+    }
+
+    /// Finds the sockets that came and went; gives those that went to others back what they had.
+    /// Goes on after such an error and logs it.
+    pub fn follow<'a>(
+        &mut self,
+        host: &Host,
+        journal: &Journal,
+        members: impl Iterator<Item = &'a Process>,
+        mark: Mark,
+        steering: &mut Steering,
+    ) -> Result<()> {
+        let found = self.scan(host, members)?;
+        let gone = || found.gone.iter().map(|socket| socket.inode);
+        for (inode, fd) in given_away(host, gone())? {
+            if let Err(error) = mark.take_off(&fd).and(steering.free(journal, inode, &fd)) {
+                warn!("{error}");
+            }
+        }
+        gone().try_for_each(|inode| steering.forget(journal, inode))
     }
 
     /// The sockets, as of the last scan.

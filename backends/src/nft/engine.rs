@@ -76,12 +76,13 @@ impl NftEngine {
     }
 
     /// Lifts a limit. Goes on after an error and returns the first.
-    fn release(&mut self, id: LimitId) -> Result<Counters> {
-        let counters = self.with(id, |active, tools| active.counters(tools));
+    fn release(&mut self, id: LimitId) -> (Counters, Result<()>) {
+        let counted = self.with(id, |active, tools| active.counters(tools));
         let outcome = self.with(id, Active::release);
         self.limits.remove(&id);
         self.close_empty();
-        outcome.and(counters)
+        let counters = counted.as_ref().copied().unwrap_or_default();
+        (counters, outcome.and(counted.map(drop)))
     }
 
     /// The kernel deletes the tables that serve nobody with the sockets that own them.
@@ -92,7 +93,7 @@ impl NftEngine {
     fn shut_down(&mut self) -> Result<()> {
         let mut outcome = Ok(());
         for id in self.limits.keys().copied().collect::<Vec<_>>() {
-            outcome = outcome.and(self.release(id).map(drop));
+            outcome = outcome.and(self.release(id).1);
         }
         self.close_empty();
         outcome
@@ -118,7 +119,7 @@ impl Engine for NftEngine {
                 Ok(id)
             }
             Err(error) => {
-                if let Err(second) = self.release(id) {
+                if let Err(second) = self.release(id).1 {
                     warn!("{second}");
                 }
                 Err(error)
@@ -161,7 +162,7 @@ impl Engine for NftEngine {
         notices
     }
 
-    fn remove(&mut self, id: LimitId) -> Result<Counters> {
+    fn remove(&mut self, id: LimitId) -> (Counters, Result<()>) {
         self.release(id)
     }
 

@@ -155,17 +155,21 @@ impl Steering {
     }
 
     /// Gives those of these that were told something back what they had, and forgets all. Goes on
-    /// after an error and returns the first.
+    /// after an error and returns the first; the record of what failed stays in the journal.
     pub fn free_all(&mut self, journal: &Journal, connections: &[Reach<'_>]) -> Result<()> {
         let mut outcome = Ok(());
         for connection in connections {
             if !self.known.get(&connection.inode).is_some_and(Steered::is_changed) {
                 continue;
             }
-            outcome = outcome.and(connection.grab().and_then(|fd| match fd {
+            let freed = connection.grab().and_then(|fd| match fd {
                 Some(fd) => self.free(journal, connection.inode, &fd),
                 None => Ok(()),
-            }));
+            });
+            if freed.is_err() {
+                self.known.remove(&connection.inode);
+            }
+            outcome = outcome.and(freed);
         }
         for inode in self.inodes().collect::<Vec<_>>() {
             outcome = outcome.and(self.forget(journal, inode));

@@ -92,9 +92,12 @@ impl TcEngine {
             warn!("the thread of the tc backend has panicked");
         }
         let mut state = self.shared.state();
+        let State { host, journal, limits, gates, .. } = &mut *state;
+        // Nobody looks any more at what would wait.
+        *gates = Gates::default();
         let mut outcome = Ok(());
-        for id in state.limits.keys().copied().collect::<Vec<_>>() {
-            outcome = outcome.and(state.release(id).map(drop));
+        for active in std::mem::take(limits).into_values() {
+            outcome = outcome.and(active.release((journal, host)).1);
         }
         outcome
     }
@@ -118,10 +121,7 @@ impl Shared {
             // Before looking: what comes meanwhile is news again.
             ears.iter().for_each(Ear::clear);
             let start = Instant::now();
-            let held = state.gates.arrived();
             state.look();
-            gate::release(&held);
-            state.follow_gates();
             let news = state.limits.values().any(|active| active.has_news(start));
             let holdings: Vec<Arc<Holding>> = state.gates.holdings().cloned().collect();
             drop(state);
@@ -180,8 +180,10 @@ fn await_any(fds: &mut [PollFd<'_>], most: Duration) -> bool {
 }
 
 impl State {
+    /// Looks at all limits; what waits to be known goes on then.
     fn look(&mut self) {
-        let Self { host, journal, limits, notices, .. } = self;
+        let Self { host, journal, limits, gates, notices, .. } = self;
+        let held = gates.arrived();
         for (id, active) in limits {
             if let Err(error) = active.look(*id, (journal, host), notices) {
                 // The same thing may fail twenty times a second.
@@ -191,6 +193,8 @@ impl State {
                 }
             }
         }
+        gate::release(&held);
+        self.follow_gates();
     }
 
     /// Holds what opens connections where something is limited.
@@ -203,8 +207,10 @@ impl State {
         self.limits.get_mut(&id).ok_or_else(unknown)
     }
 
-    fn release(&mut self, id: LimitId) -> Result<Counters> {
-        let active = self.limits.remove(&id).ok_or_else(unknown)?;
+    fn release(&mut self, id: LimitId) -> (Counters, Result<()>) {
+        let Some(active) = self.limits.remove(&id) else {
+            return (Counters::default(), Err(unknown()));
+        };
         self.follow_gates();
         active.release((&self.journal, &self.host))
     }
@@ -248,7 +254,7 @@ impl Engine for TcEngine {
         std::mem::take(&mut state.notices)
     }
 
-    fn remove(&mut self, id: LimitId) -> Result<Counters> {
+    fn remove(&mut self, id: LimitId) -> (Counters, Result<()>) {
         self.shared.state().release(id)
     }
 

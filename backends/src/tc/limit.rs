@@ -10,7 +10,7 @@ use chadthrottle_core::{
     Counters, Direction, Host, LimitId, Limits, Notice, Result, Target, error::Error,
     journal::Journal,
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     attention::NEWS, ear::Ear, members::State, senders::Senders, shares, space::Space, who::Who,
@@ -77,8 +77,8 @@ impl Active {
         match filled {
             Ok(()) => Ok(active),
             Err(error) => {
-                if let Err(second) = active.release(ledger) {
-                    tracing::warn!("{second}");
+                if let Err(second) = active.release(ledger).1 {
+                    warn!("{second}");
                 }
                 Err(error)
             }
@@ -178,6 +178,7 @@ impl Active {
                     ));
                 }
             }
+            outcome = outcome.and(self.replace_lost(ledger, &mut said));
             outcome = outcome.and(self.who.let_go(&mut self.senders, ledger));
         }
         if now.duration_since(self.counted) >= COUNT {
@@ -247,9 +248,13 @@ impl Active {
         Ok(())
     }
 
-    /// Reads the counters, and divides the rates among the namespaces by what they use.
+    /// Reads the counters, and divides the rates among the namespaces by what they use. Goes on
+    /// after an error and returns the first.
     fn count(&mut self) -> Result<()> {
-        let refreshed = self.spaces.values_mut().try_for_each(Space::refresh);
+        let mut refreshed = Ok(());
+        for space in self.spaces.values_mut() {
+            refreshed = refreshed.and(space.refresh());
+        }
         if self.spaces.len() > 1 {
             self.share()?;
         }
@@ -291,18 +296,40 @@ impl Active {
         // A direction that is free from now on has nothing to tell.
         self.who.free(&mut self.senders, ledger)?;
         self.count()?;
-        self.before = self.counters();
-        for old in std::mem::take(&mut self.spaces).into_values() {
-            let mut new = Space::create(&old.netns, limits, &self.who.how(), Some(ledger))?;
-            if let Err(error) = new.listen() {
-                // Said when the limit began.
-                debug!("{error}");
+        let all: Vec<u64> = self.spaces.keys().copied().collect();
+        all.into_iter().try_for_each(|netns| self.renew(netns, ledger))
+    }
+
+    /// Makes new devices and filters in a namespace; then the old ones go.
+    fn renew(&mut self, netns: u64, ledger: Ledger<'_>) -> Result<()> {
+        let Some(old) = self.spaces.get(&netns) else { return Ok(()) };
+        let mut new = Space::create(&old.netns, &self.limits, &self.who.how(), Some(ledger))?;
+        if let Err(error) = new.listen() {
+            // Said when the limit began.
+            debug!("{error}");
+        }
+        let found = self.who.find(&mut new, ledger, &mut Vec::new());
+        let matched = found.and_then(|flows| flows.map_or(Ok(false), |flows| new.sync(&flows)));
+        if let Err(error) = matched {
+            if let Err(second) = new.clear(Some(ledger)) {
+                warn!("{second}");
             }
-            if let Some(flows) = self.who.find(&mut new, ledger, &mut Vec::new())? {
-                new.sync(&flows)?;
-            }
-            self.spaces.insert(new.netns.id(), new);
-            finish(vec![old], ledger)?;
+            return Err(error);
+        }
+        let Some(old) = self.spaces.insert(netns, new) else { return Ok(()) };
+        self.before = shares::sum(self.before, old.counters());
+        finish(vec![old], ledger)
+    }
+
+    /// Replaces devices that somebody deleted: our filters would lead into the void.
+    fn replace_lost(&mut self, ledger: Ledger<'_>, said: &mut Vec<String>) -> Result<()> {
+        let spaces = self.spaces.iter_mut();
+        let lost = spaces.filter_map(|(netns, space)| Some((*netns, space.lost_device()?)));
+        for (netns, name) in lost.collect::<Vec<_>>() {
+            self.renew(netns, ledger)?;
+            said.push(format!(
+                "somebody deleted our device {name} or its qdisc; another one is in its place"
+            ));
         }
         Ok(())
     }
@@ -319,18 +346,17 @@ impl Active {
         all.fold(self.before, shares::sum)
     }
 
-    /// Lets everything pass, then deletes all. Goes on after an error; returns the first.
-    pub(super) fn release(mut self, ledger: Ledger<'_>) -> Result<Counters> {
+    /// Lets everything pass, then deletes all. Goes on after an error; returns the first, beside
+    /// what passed in all.
+    pub(super) fn release(mut self, ledger: Ledger<'_>) -> (Counters, Result<()>) {
         let counted = self.count();
         if let Err(error) = counted {
             debug!("{error}");
         }
         let counters = self.counters();
-        let mut outcome =
-            finish(std::mem::take(&mut self.spaces).into_values().collect(), ledger);
-        outcome = outcome.and(self.who.free(&mut self.senders, ledger));
-        outcome = outcome.and(self.who.leave(ledger.0));
-        outcome.map(|()| counters)
+        let spaces = std::mem::take(&mut self.spaces).into_values().collect();
+        let finished = finish(spaces, ledger);
+        (counters, finished.and(self.who.leave(&mut self.senders, ledger)))
     }
 }
 

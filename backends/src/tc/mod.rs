@@ -9,7 +9,7 @@
 //! | `marks` | the other way: nftables, conntrack and `act_ctinfo` |
 //! | `senders` | telling the target's connections what passes |
 //! | `hook` | the clsact qdisc of an interface, where the filters hang |
-//! | `shape`, `shaper`, `device` | HTB on an ifb device: rates, bursts, queues, counters |
+//! | `shape`, `shaper`, `passed`, `device` | HTB on an ifb device: rates, bursts, queues, counters |
 //! | `space` | all of it in one network namespace |
 //! | `limit`, `shares` | one limit over all namespaces of its targets |
 //! | `engine` | all limits, and the thread that looks after new sockets |
@@ -32,6 +32,7 @@ mod limit;
 mod marks;
 mod members;
 mod message;
+mod passed;
 mod probe;
 mod senders;
 mod shape;

@@ -5,10 +5,7 @@
 //! ([`crate::steer`]): at once when some came, and every [`OFTEN`]. Where that takes long it happens
 //! less often: it is followed by a rest of [`PARTS`] times what it took.
 
-use std::{
-    os::fd::OwnedFd,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use chadthrottle_core::{BackendId, Error, Host, Limits, Result, journal::Journal};
 use rustix::io::Errno;
@@ -98,25 +95,15 @@ impl Senders {
     ) -> Result<()> {
         let (open, closed): (Vec<_>, Vec<_>) = gone.into_iter().partition(|(_, open)| *open);
         for (inode, fd) in moved::given_away(host, open.iter().map(|(inode, _)| *inode))? {
-            self.free_one(journal, inode, &fd)?;
+            self.steering.free(journal, inode, &fd)?;
         }
         let mut rest = open.into_iter().chain(closed);
-        rest.try_for_each(|(inode, _)| self.forget(journal, inode))
+        rest.try_for_each(|(inode, _)| self.steering.forget(journal, inode))
     }
 
-    /// Gives one back what it had.
-    pub(super) fn free_one(
-        &mut self,
-        journal: &Journal,
-        inode: u64,
-        fd: &OwnedFd,
-    ) -> Result<()> {
-        self.steering.free(journal, inode, fd)
-    }
-
-    /// Nobody holds this one any more.
-    pub(super) fn forget(&mut self, journal: &Journal, inode: u64) -> Result<()> {
-        self.steering.forget(journal, inode)
+    /// For who finds out by himself which connections went.
+    pub(super) fn steering(&mut self) -> &mut Steering {
+        &mut self.steering
     }
 
     /// The sockets that were told.

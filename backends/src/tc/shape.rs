@@ -223,25 +223,6 @@ impl Shape {
     }
 }
 
-/// What passed through a class since it was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Passed {
-    /// Frames, in bytes.
-    pub(super) bytes: u64,
-    /// Packets; one that HTB took whole counts as its segments.
-    pub(super) packets: u64,
-    pub(super) dropped: u64,
-    /// Bytes that wait.
-    pub(super) backlog: u64,
-}
-
-impl Passed {
-    /// Without the headers.
-    pub(super) fn payload(&self, kind: &Kind) -> u64 {
-        self.bytes.saturating_sub(self.packets * kind.headers)
-    }
-}
-
 /// How many of the packets that passed had no Ethernet header, when so many, whoever's, crossed
 /// interfaces without one: as many as can have been, as a limited program is the likely one to
 /// load them. A few are still on their way through our queue, or came from it.

@@ -6,33 +6,23 @@ use chadthrottle_core::{
     Direction, Error, ErrorKind, Result, backend::Count, check::Remedy, journal::Journal,
 };
 use netlink_packet_core::NLM_F_REPLACE;
-use netlink_packet_route::{
-    RouteNetlinkMessage,
-    tc::{TcHandle, TcMessage},
-};
+use netlink_packet_route::{RouteNetlinkMessage, tc::TcMessage};
 
 use super::{
     device::Device,
     ear,
     hook::ETHERTYPES,
     message::{NEW, Spot, filter, handle, new_qdisc},
-    shape::{Correction, ETHERNET, FREE, KINDS, Kind, Passed, Shape, without_ethernet},
+    passed::{self, Passed},
+    shape::{Correction, ETHERNET, FREE, KINDS, Kind, Shape, without_ethernet},
     shares::Use,
     u32::{classify, key, terminal},
 };
 use crate::{
     netns::Netns,
-    rtnetlink::{Refusal, Reply, Socket, attributes, u32_of},
+    rtnetlink::{Refusal, Socket},
 };
 
-/// `struct tcmsg`.
-const HEADER: usize = 20;
-/// `TCA_STATS2`, and in it `TCA_STATS_BASIC` and `TCA_STATS_QUEUE`.
-const STATS: u16 = 7;
-const BASIC: u16 = 1;
-const QUEUE: u16 = 3;
-/// What tbf cuts packets to on Ethernet, bytes.
-const FRAME: u64 = 1500 + ETHERNET;
 /// Fast enough to let what waits go at once.
 const OPEN: u64 = 12_500_000_000;
 
@@ -204,7 +194,8 @@ impl Shaper {
         let frames = self.passed.iter().map(|passed| passed.bytes).sum();
         let payload = self.count().bytes;
         let micros = now.duration_since(self.read).as_micros().max(1);
-        self.recent = (u128::from(payload - before) * 1_000_000 / micros) as u64;
+        let payload_since = u128::from(payload.saturating_sub(before));
+        self.recent = (payload_since * 1_000_000 / micros) as u64;
         self.read = now;
         if self.correction.reckon(frames, payload, now) {
             self.apply(rt)?;
@@ -213,18 +204,18 @@ impl Shaper {
     }
 
     fn read(&self, rt: &mut Socket) -> Result<[Passed; KINDS.len()]> {
-        let mut request = TcMessage::default();
-        request.header.index = self.device.index.cast_signed();
-        request.header.parent = handle(1, 0);
-        let replies = rt
-            .dump(RouteNetlinkMessage::GetTrafficClass(request))
-            .map_err(|refusal| refusal.explain("read the counters of", &self.device.name))?;
-        // Of a device that is gone the kernel lists nothing.
-        counts(&replies).ok_or_else(|| {
-            Error::new(ErrorKind::Failed, "read the counters of", &self.device.name)
-                .meaning("Somebody deleted it or its qdisc: nothing is limited by it any more.")
-                .advice("Start again.")
+        let name = &self.device.name;
+        let passed = passed::read(rt, self.device.index)
+            .map_err(|refusal| refusal.explain("read the counters of", name))?;
+        passed.ok_or_else(|| {
+            Error::new(ErrorKind::Failed, "read the counters of", name)
+                .meaning("Somebody deleted it or its qdisc.")
         })
+    }
+
+    /// Whether somebody deleted it or its qdisc.
+    pub(super) fn is_lost(&self, rt: &mut Socket) -> bool {
+        matches!(passed::read(rt, self.device.index), Ok(None))
     }
 
     fn each(&self) -> impl Iterator<Item = (&Kind, &Passed)> {
@@ -247,12 +238,12 @@ impl Shaper {
         Use { rate: self.recent, hungry }
     }
 
-    /// Lets what waits go on at once, so that nothing of it is lost. Where the device is gone nothing
-    /// waits.
+    /// Lets what waits go on at once, so that nothing of it is lost. Where the device or its qdisc
+    /// is gone nothing waits.
     pub(super) fn open(&self, rt: &mut Socket) -> Result<()> {
         let classes = Shape::new(OPEN, self.mtu, self.fq_codel).classes(self.device.index);
         match self.replace(rt, classes) {
-            Err(error) if error.errno() == libc::ENODEV => Ok(()),
+            Err(error) if [libc::ENODEV, libc::ENOENT].contains(&error.errno()) => Ok(()),
             result => result,
         }
     }
@@ -317,48 +308,6 @@ fn classifiers(link: u32) -> Vec<TcMessage> {
     acks.chain(syn).chain(kinds).collect()
 }
 
-/// What passed through the classes of all kinds, when they are there. Flows of `fq_codel` are listed
-/// as classes as well: some have the minor numbers of ours, and none says what passed.
-fn counts(replies: &[Reply]) -> Option<[Passed; KINDS.len()]> {
-    let all: Vec<(TcHandle, Passed)> = replies.iter().filter_map(parse_class).collect();
-    let of = |kind: &Kind| {
-        let class = handle(1, kind.class);
-        all.iter().find(|(found, _)| *found == class).map(|(_, passed)| *passed)
-    };
-    let found: Option<Vec<Passed>> = KINDS.iter().map(of).collect();
-    found?.try_into().ok()
-}
-
-fn parse_class(reply: &Reply) -> Option<(TcHandle, Passed)> {
-    let class = TcHandle::from(u32_of(reply.payload.get(8..)?)?);
-    let mut passed = Passed::default();
-    let stats = attributes(&reply.payload, HEADER).find(|(kind, _)| *kind == STATS)?.1;
-    for (kind, value) in attributes(stats, 0) {
-        match kind {
-            BASIC => {
-                passed.bytes = u64::from_ne_bytes(value.get(..8)?.try_into().ok()?);
-                passed.packets = u64::from(u32_of(value.get(8..)?)?);
-            }
-            QUEUE => {
-                passed.backlog = waiting(u32_of(value)?, u32_of(value.get(4..)?)?);
-                passed.dropped = u64::from(u32_of(value.get(8..)?)?);
-            }
-            _ => {}
-        }
-    }
-    Some((class, passed))
-}
-
-/// Bytes that wait. Where tbf cuts packets, older kernels (seen on 5.10) do not add what it cut to its
-/// backlog, and take it off as it goes (`tbf_segment` in `sch_tbf.c`): the backlog falls below
-/// nothing, and the number of packets has to do.
-fn waiting(packets: u32, backlog: u32) -> u64 {
-    match u32::try_from(backlog.cast_signed()) {
-        Ok(backlog) => backlog.into(),
-        Err(_) => u64::from(packets) * FRAME,
-    }
-}
-
 fn no_qdisc(kind: &str, device: &Device, refusal: Refusal) -> Error {
     let missing = refusal.code() == libc::ENOENT;
     let error = refusal.explain(&format!("add an {kind} qdisc to"), &device.name);
@@ -379,45 +328,4 @@ pub(super) fn no_filter(name: &str, refusal: Refusal) -> Error {
             .remedy(Remedy::LoadModule("cls_u32".to_owned()));
     }
     error
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As the kernel lists a class: `struct tcmsg`, and attributes in `TCA_STATS2`.
-    fn class(class: TcHandle, stats: &[(u16, &[u8])]) -> Reply {
-        let attribute = |kind: u16, value: &[u8]| {
-            let length = 4 + value.len() as u16;
-            [&length.to_ne_bytes(), &kind.to_ne_bytes(), value].concat()
-        };
-        let mut payload = vec![0; HEADER];
-        payload[8..12].copy_from_slice(&u32::from(class).to_ne_bytes());
-        let stats: Vec<u8> =
-            stats.iter().flat_map(|(kind, value)| attribute(*kind, value)).collect();
-        payload.extend(attribute(STATS, &stats));
-        Reply { kind: 0, payload }
-    }
-
-    #[test]
-    fn flows_of_fq_codel_are_none_of_our_classes() {
-        let basic = [7000_u64.to_ne_bytes(), 5_u64.to_ne_bytes()].concat();
-        let ours = KINDS.map(|kind| class(handle(1, kind.class), &[(BASIC, &basic)]));
-        let flow = class(handle(KINDS[0].class << 4, KINDS[0].class), &[(QUEUE, &[0; 20])]);
-        let replies = [&ours[..], &[flow, class(handle(1, FREE), &[])]].concat();
-        let passed = counts(&replies).expect("all kinds");
-        assert!(passed.iter().all(|passed| (passed.bytes, passed.packets) == (7000, 5)));
-    }
-
-    #[test]
-    fn a_device_that_is_gone_counts_as_unread() {
-        let one = class(handle(1, KINDS[0].class), &[(BASIC, &[0; 16])]);
-        assert_eq!((counts(&[]), counts(&[one])), (None, None));
-    }
-
-    #[test]
-    fn a_backlog_below_nothing_is_counted_in_packets() {
-        assert_eq!(waiting(3, 4000), 4000);
-        assert_eq!(waiting(3, 100_000u32.wrapping_neg()), 3 * FRAME);
-    }
 }

@@ -182,7 +182,7 @@ impl Who {
         senders.let_go(host, journal, lost)
     }
 
-    /// Gives all connections back what they had.
+    /// Gives all connections back what they were told.
     pub(super) fn free(
         &mut self,
         senders: &mut Senders,
@@ -202,11 +202,13 @@ impl Who {
         }
     }
 
-    /// Moves processes back and takes marks off their sockets.
-    pub(super) fn leave(&mut self, journal: &Journal) -> Result<()> {
+    /// The same, moves processes back and takes marks off their sockets. What fails stays in the
+    /// journal: the guardian tries once more.
+    pub(super) fn leave(&mut self, senders: &mut Senders, ledger: Ledger<'_>) -> Result<()> {
+        let freed = self.free(senders, ledger);
         match self {
-            Self::Flows { entry, .. } => journal.done(*entry),
-            Self::Marks(marks) => marks.leave(journal),
+            Self::Flows { entry, .. } => freed.and_then(|()| ledger.0.done(*entry)),
+            Self::Marks(marks) => marks.leave(ledger.0, freed),
         }
     }
 }

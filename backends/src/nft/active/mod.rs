@@ -10,6 +10,7 @@ use chadthrottle_core::{
     backend::Count,
     journal::{Entry, Journal},
 };
+use tracing::warn;
 
 use super::{queueing::Queueing, ruleset::Ruleset};
 use crate::{
@@ -143,8 +144,8 @@ impl Active {
         let lifted = Direction::BOTH.into_iter().any(|direction| {
             old.get(direction).is_some() && self.limits.get(direction).is_none()
         });
-        if lifted {
-            self.free_all(tools.journal);
+        if lifted && let Err(error) = self.free_all(tools.journal) {
+            warn!("{error}");
         }
         self.steer(tools)?;
         let Some(queueing) = tools.queueing else { return outcome };
@@ -206,7 +207,7 @@ impl Active {
                 let _passed = queueing.shaper.remove(lane); // Counted before.
             }
         }
-        self.free_sockets(tools);
+        outcome = outcome.and(self.free_sockets(tools));
         for members in &mut self.members {
             outcome = outcome.and(members.leave());
         }

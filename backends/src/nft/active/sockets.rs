@@ -6,10 +6,7 @@ use chadthrottle_core::{BackendId, Result, journal::Journal};
 use tracing::warn;
 
 use super::{Active, Tools, Way};
-use crate::{
-    moved::{Members, given_away},
-    steer::Manner,
-};
+use crate::{moved::Members, steer::Manner};
 
 /// How long senders may take to learn of a limit: an RTT of an open connection, and more.
 const STOPPING: Duration = Duration::from_secs(1);
@@ -23,17 +20,9 @@ const MANNER: Manner =
 impl Active {
     /// Finds the sockets that came and went; frees those that went to others.
     pub(super) fn find_sockets(&mut self, tools: &Tools<'_>) -> Result<()> {
-        let processes = self.members.iter().flat_map(Members::processes);
-        let found = self.holdings.scan(tools.host, processes)?;
-        let gone = || found.gone.iter().map(|socket| socket.inode);
-        for (inode, fd) in given_away(tools.host, gone())? {
-            let freed =
-                self.mark.take_off(&fd).and(self.steering.free(tools.journal, inode, &fd));
-            if let Err(error) = freed {
-                warn!("{error}");
-            }
-        }
-        gone().try_for_each(|inode| self.steering.forget(tools.journal, inode))
+        let Self { holdings, members, mark, steering, .. } = self;
+        let processes = members.iter().flat_map(Members::processes);
+        holdings.follow(tools.host, tools.journal, processes, *mark, steering)
     }
 
     /// Paces senders and sets windows, where packets are queued. (Nothing is gained by it where
@@ -70,7 +59,7 @@ impl Active {
     }
 
     /// Gives all sockets back what they had.
-    pub(super) fn free_sockets(&mut self, tools: &Tools<'_>) {
+    pub(super) fn free_sockets(&mut self, tools: &Tools<'_>) -> Result<()> {
         // What came since the last look may have inherited the mark.
         for members in &mut self.members {
             members.look(tools.host);
@@ -79,14 +68,11 @@ impl Active {
             warn!("{error}");
         }
         self.holdings.unmark(self.mark);
-        self.free_all(tools.journal);
+        self.free_all(tools.journal)
     }
 
     /// Gives all sockets their pace and window back.
-    pub(super) fn free_all(&mut self, journal: &Journal) {
-        let connections = self.holdings.connections();
-        if let Err(error) = self.steering.free_all(journal, &connections) {
-            warn!("{error}");
-        }
+    pub(super) fn free_all(&mut self, journal: &Journal) -> Result<()> {
+        self.steering.free_all(journal, &self.holdings.connections())
     }
 }

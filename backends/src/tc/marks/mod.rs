@@ -128,13 +128,7 @@ impl Marks {
         senders: &mut Senders,
     ) -> Result<()> {
         let processes = self.members.iter().flat_map(Members::processes);
-        let found = self.holdings.scan(host, processes)?;
-        let gone = || found.gone.iter().map(|socket| socket.inode);
-        for (inode, fd) in moved::given_away(host, gone())? {
-            self.mark.take_off(&fd)?;
-            senders.free_one(journal, inode, &fd)?;
-        }
-        gone().try_for_each(|inode| senders.forget(journal, inode))
+        self.holdings.follow(host, journal, processes, self.mark, senders.steering())
     }
 
     /// The TCP connections of the members.
@@ -153,13 +147,14 @@ impl Marks {
         found
     }
 
-    /// Takes marks off sockets and moves processes back. Goes on after an error.
-    pub(super) fn leave(&mut self, journal: &Journal) -> Result<()> {
+    /// Takes marks off sockets and moves processes back. Goes on after an error, of those before
+    /// (`outcome`) too, and returns the first.
+    pub(super) fn leave(&mut self, journal: &Journal, mut outcome: Result<()>) -> Result<()> {
         self.holdings.unmark(self.mark);
-        let mut outcome = Ok(());
         for members in &mut self.members {
             outcome = outcome.and(members.leave());
         }
+        // What failed stays in the journal: the guardian tries once more.
         for entry in self.entries.drain(..) {
             outcome = outcome.and_then(|()| journal.done(entry));
         }

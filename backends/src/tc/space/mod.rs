@@ -182,18 +182,20 @@ impl Space {
         found.map_or(Use { rate: 0, hungry: false }, Shaper::used)
     }
 
-    /// Reads counters and keeps the rates right.
+    /// Reads counters and keeps the rates right. Goes on after an error and returns the first.
     pub(super) fn refresh(&mut self) -> Result<()> {
         let bare = self.hooks.values().any(|attached| !attached.hook.link.ethernet);
         let (received, sent) =
             if bare { links::bare_packets(&mut self.rt)? } else { Default::default() };
-        self.shapers.iter_mut().try_for_each(|shaper| {
+        let mut outcome = Ok(());
+        for shaper in &mut self.shapers {
             let bare = match shaper.direction {
                 Direction::Download => received,
                 Direction::Upload => sent,
             };
-            shaper.refresh(&mut self.rt, bare)
-        })
+            outcome = outcome.and(shaper.refresh(&mut self.rt, bare));
+        }
+        outcome
     }
 
     /// Changes the rate of a direction in place.
@@ -204,6 +206,12 @@ impl Space {
                 .meaning("This direction is not limited.")
         })?;
         shaper.set_rate(&mut self.rt, rate)
+    }
+
+    /// One of our devices that somebody deleted, or its qdisc.
+    pub(super) fn lost_device(&mut self) -> Option<String> {
+        let lost = self.shapers.iter().find(|shaper| shaper.is_lost(&mut self.rt));
+        lost.map(|shaper| shaper.device.name.clone())
     }
 
     /// As of the last refresh.
