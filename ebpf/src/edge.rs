@@ -40,6 +40,10 @@ pub const UNCLAMPED: u32 = 1 << 30;
 const FULL_SCALE: u64 = 500 * MILLISECOND;
 /// A closed socket still gets [`CLOSED`] bytes with each probe: so many bytes a second.
 const LEAK: u64 = CLOSED as u64 * 1000 / 208;
+/// What is granted at least, ns of the share ...
+const LEAST_GRANT: u64 = MILLISECOND;
+/// ... up to what a sender passes down its stack at once (`GSO_LEGACY_MAX_SIZE`), bytes.
+const LARGEST_SEGMENT: i64 = 65_536;
 /// Debt down to which a dry socket still gets one segment a round trip ...
 const DEBT: u64 = 40 * MILLISECOND;
 /// ... while the limit's backlog is below this (134 ms); at twice this there is no credit any more.
@@ -264,6 +268,12 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     let debt = (debt * ((LATE - late) >> 20)) >> (LATE_SHIFT - 20);
     // Where probes of a window of zero are the clock, a segment is earned before it is granted.
     let debt = if edge.wired != 0 && leaks(shared) { -jitter } else { debt };
+    // Segment by segment a fast limit would cost more processor time than it moves data.
+    let least = if edge.wired == 0 {
+        mss
+    } else {
+        branchless::clamp(bytes_in(LEAST_GRANT, share).cast_signed(), mss, LARGEST_SEGMENT)
+    };
     let closed = window < mss && tokens <= -debt;
     // A socket that only sends needs no share.
     let greedy = received && outstanding < cap;
@@ -276,7 +286,7 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
         let then = if seen.bare { widest(shared.rate) } else { 0 };
         return Grant { window: CLOSED, lift: false, closed, greedy, then };
     }
-    let window = branchless::max(window, mss).cast_unsigned() as u32;
+    let window = branchless::max(window, least).cast_unsigned() as u32;
     // Rounded down to the window's unit less than a segment could be left of one.
     let unit = (1 << (edge.scale & 15)) - 1;
     edge.wire = seen.next.wrapping_add(window).wrapping_add(unit);
