@@ -31,13 +31,20 @@ pub fn link_briefly(
     link.map(drop)
 }
 
-/// Links a program that lets everything pass to the egress of loopback, and lets go of it at once:
-/// whether the kernel has such links (6.6).
-pub fn link_loopback_briefly() -> io::Result<()> {
-    const LOOPBACK: u32 = 1;
-    // What it returns, 1, is no verdict of tc's: the packet goes on to whoever is next.
+/// Whether programs can be linked to interfaces (kernel 6.6): asked for one that does not exist, the
+/// kernel says ENODEV when it knows such links, EINVAL when not. To link one really takes it some
+/// tens of milliseconds. The error is any other answer.
+pub fn knows_interface_links() -> io::Result<bool> {
+    const NO_INTERFACE: u32 = i32::MAX.cast_unsigned();
     let program = super::load_pass(AttachType::TcxEgress)?;
-    sys::link_interface(program.as_fd(), LOOPBACK, AttachType::TcxEgress as u32).map(drop)
+    match super::link_egress(program, NO_INTERFACE) {
+        Ok(_) => Ok(true),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENODEV) => Ok(true),
+            Some(libc::EINVAL) => Ok(false),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Attaches by `BPF_PROG_ATTACH` and detaches at once.

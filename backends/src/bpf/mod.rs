@@ -16,8 +16,8 @@ use std::{
 };
 
 pub use attempt::{
-    Mode, attach_briefly, knows_cgroups, knows_link_create, knows_links, link_briefly,
-    link_loopback_briefly,
+    Mode, attach_briefly, knows_cgroups, knows_interface_links, knows_link_create, knows_links,
+    link_briefly,
 };
 pub use explain::{Call, Holder, exclusive_holder, explain, explain_load};
 use sys::Instruction;
@@ -137,6 +137,13 @@ pub fn count_programs() -> io::Result<usize> {
 /// The id of a loaded program.
 pub fn program_id(program: impl AsFd) -> io::Result<u32> {
     sys::prog_info(program.as_fd()).map(|info| info.id)
+}
+
+/// Links a tc program to the egress of an interface, by its number in the network namespace of the
+/// calling thread, behind those of others. The kernel waits until all processors have seen it: some
+/// tens of milliseconds. Gone with the last descriptor. Minimum kernel 6.6.
+pub fn link_egress(program: impl AsFd, interface: u32) -> io::Result<OwnedFd> {
+    sys::link_interface(program.as_fd(), interface, AttachType::TcxEgress as u32)
 }
 
 /// Loads the smallest program there is: it lets everything pass.

@@ -59,6 +59,8 @@ pub struct Offsets {
     pub has_mptcp: bool,
     /// `TCP_BPF_SOCK_OPS_CB_FLAGS`: an iterator can set callback flags (about 6.12).
     pub sets_callbacks: bool,
+    /// `BPF_TCX_EGRESS`: programs can be linked to interfaces (kernel 6.6).
+    pub has_tcx: bool,
 }
 
 /// A field narrower than a byte: `(value[byte] >> shift) & ((1 << width) - 1)`, on a
@@ -105,6 +107,7 @@ impl Offsets {
             tcp_iterator: iterator,
             has_mptcp: to_mptcp.is_some(),
             sets_callbacks: types.has_name("TCP_BPF_SOCK_OPS_CB_FLAGS"),
+            has_tcx: types.has_name("BPF_TCX_EGRESS"),
         })
     }
 }

@@ -89,8 +89,8 @@ impl EbpfEngine {
         let active = self.limits.get_mut(&id).ok_or_else(unknown)?;
         active.shown_in =
             if active.downloads { active.find_namespaces(&self.host) } else { Vec::new() };
-        self.wire.cover(&mut self.object, &active.shown_in);
-        self.maps.set_wired(self.wire.is_attached())
+        self.wire.cover(self.object.wire(), &active.shown_in);
+        self.maps.set_wired(self.wire.is_there())
     }
 
     /// Tags sockets, attaches to the cgroups they were created in, hands them to the kernel.

@@ -13,10 +13,8 @@ use aya::{
     Btf, Ebpf, EbpfLoader, Endianness,
     maps::Map,
     programs::{
-        CgroupAttachMode, CgroupSkbAttachType, LinkOrder, Program, ProgramError, ProgramFd,
-        TcAttachType,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, ProgramFd,
         links::{FdLink, LinkError},
-        tc::TcAttachOptions,
     },
     sys::SyscallError,
 };
@@ -139,8 +137,7 @@ pub(super) struct Object {
     pub(super) follows_forks: bool,
     /// Whether sockets that were open before call us back; else they need a visit now and then.
     pub(super) sets_callbacks: bool,
-    /// Whether the program for interfaces loads, and would know what to show.
-    pub(super) has_wire: bool,
+    shows_windows: bool,
 }
 
 impl Object {
@@ -169,7 +166,7 @@ impl Object {
             ebpf,
             follows_forks: !refused.contains_key(FORK),
             sets_callbacks: offsets.sets_callbacks,
-            has_wire: !refused.contains_key(WIRE) && offsets.rcv_wscale.width != 0,
+            shows_windows: offsets.has_tcx && offsets.rcv_wscale.width != 0,
         })
     }
 
@@ -216,19 +213,13 @@ impl Object {
         }
     }
 
-    /// Links the program that shows windows to the egress of an interface of the calling thread's
-    /// network namespace, behind what is there. Kernel 6.6.
-    pub(super) fn link_interface(&mut self, name: &str) -> io::Result<FdLink> {
-        let linked = match self.program(WIRE).map_err(errno_of)? {
-            Program::SchedClassifier(program) => {
-                let last = TcAttachOptions::TcxOrder(LinkOrder::last());
-                program
-                    .attach_with_options(name, TcAttachType::Egress, last)
-                    .and_then(|id| program.take_link(id)?.try_into().map_err(not_a_link))
-            }
-            _ => Err(ProgramError::UnexpectedProgramType),
-        };
-        linked.map_err(errno_of)
+    /// The program that shows windows, for links to interfaces; `None` where the kernel has no such
+    /// links, or the program would not know what to show.
+    pub(super) fn wire(&self) -> Option<&ProgramFd> {
+        match self.ebpf.program(WIRE)? {
+            Program::SchedClassifier(program) if self.shows_windows => program.fd().ok(),
+            _ => None,
+        }
     }
 
     /// The descriptor and the id of a cgroup program, for the legacy attach.

@@ -2,20 +2,23 @@
 //!
 //! tc egress of the interfaces on which the targets' network namespaces speak IP, by links
 //! (`tcx`, kernel 6.6), which go when we do. Without them downloads are held by the window that
-//! the kernel offers alone, see `docs/rate-control.md`.
+//! the kernel offers alone, see `docs/rate-control.md`: so a limit is in force before all
+//! interfaces are linked, which takes the kernel some tens of milliseconds each.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
+    os::fd::{AsFd, OwnedFd},
+    panic::resume_unwind,
+    thread::{self, JoinHandle},
 };
 
-use aya::programs::links::FdLink;
 use chadthrottle_core::{Error, Result};
 use tracing::debug;
 
-use super::object::Object;
 use crate::{
-    links::{self, Link, Watch},
+    bpf,
+    links::{self, Watch},
     netns::{self, Netns},
     rtnetlink::Socket,
 };
@@ -26,36 +29,43 @@ pub(super) struct Wire {
     at: BTreeMap<u64, Place>,
 }
 
+/// What became of linking some interfaces, by number.
+type Linked = Vec<(u32, io::Result<OwnedFd>)>;
+
 /// One network namespace.
 struct Place {
     netns: Netns,
     socket: Socket,
     watch: Watch,
+    /// Interfaces came or went since they were listed.
+    changed: bool,
+    /// A thread that links interfaces.
+    linking: Option<JoinHandle<Linked>>,
     /// By the interface's number. A link is gone when its descriptor closes, so also when we are
     /// killed. Held, never read.
-    links: BTreeMap<u32, FdLink>,
+    links: BTreeMap<u32, OwnedFd>,
     /// Interfaces that did not take our program.
     refused: BTreeSet<u32>,
 }
 
 impl Wire {
-    /// Attaches in these namespaces, and to the interfaces that came there. Where that fails
-    /// windows are not shown, and the limit holds without.
-    pub(super) fn cover(&mut self, object: &mut Object, needed: &[Netns]) {
-        if !object.has_wire {
-            return;
-        }
+    /// Begins to link the program in these namespaces, and to the interfaces that came there. Where
+    /// that fails windows are not shown, and the limit holds without.
+    pub(super) fn cover(&mut self, program: Option<impl AsFd>, needed: &[Netns]) {
+        let Some(program) = program else { return };
         for netns in needed {
-            let outcome = match self.at.get_mut(&netns.id()) {
-                Some(place) => place.follow(object),
-                None => Place::enter(object, netns).map(|place| {
-                    self.at.insert(netns.id(), place);
-                }),
-            };
-            if let Err(error) = outcome {
+            if let Err(error) = self.cover_one(program.as_fd(), netns) {
                 debug!("windows are not shown in {netns}: {error}");
             }
         }
+    }
+
+    fn cover_one(&mut self, program: impl AsFd, netns: &Netns) -> Result<()> {
+        let place = match self.at.entry(netns.id()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Place::enter(netns)?),
+        };
+        place.follow(program)
     }
 
     /// Detaches in namespaces that are not among these.
@@ -63,45 +73,84 @@ impl Wire {
         self.at.retain(|_, place| needed.contains(&place.netns));
     }
 
-    /// Whether it is attached anywhere.
-    pub(super) fn is_attached(&self) -> bool {
-        self.at.values().any(|place| !place.links.is_empty())
+    /// Whether it is on an interface, or about to be.
+    pub(super) fn is_there(&self) -> bool {
+        self.at.values().any(|place| place.linking.is_some() || !place.links.is_empty())
     }
 }
 
 impl Place {
-    fn enter(object: &mut Object, netns: &Netns) -> Result<Self> {
+    fn enter(netns: &Netns) -> Result<Self> {
         let (watch, socket) =
-            netns::run_in(netns, || Ok((Watch::start()?, links::socket()?)))??;
-        let (links, refused) = (BTreeMap::new(), BTreeSet::new());
-        let mut place = Self { netns: netns.clone(), socket, watch, links, refused };
-        place.attach(object)?;
-        Ok(place)
+            netns::run_in(netns, || Result::Ok((Watch::start()?, links::socket()?)))??;
+        Ok(Self {
+            netns: netns.clone(),
+            socket,
+            watch,
+            changed: true,
+            linking: None,
+            links: BTreeMap::new(),
+            refused: BTreeSet::new(),
+        })
     }
 
-    fn follow(&mut self, object: &mut Object) -> Result<()> {
-        if self.watch.changed()? { self.attach(object) } else { Ok(()) }
-    }
-
-    fn attach(&mut self, object: &mut Object) -> Result<()> {
+    /// Takes in what was linked, and links what came.
+    fn follow(&mut self, program: impl AsFd) -> Result<()> {
+        if self.linking.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.take_in();
+        }
+        self.changed |= self.watch.changed()?;
+        if !self.changed || self.linking.is_some() {
+            return Ok(());
+        }
         let all = links::list(&mut self.socket)?;
-        let wanted: Vec<&Link> = links::charged(&all).collect();
-        self.links.retain(|index, _| wanted.iter().any(|link| link.index == *index));
-        self.refused.retain(|index| wanted.iter().any(|link| link.index == *index));
-        for link in wanted {
-            if self.links.contains_key(&link.index) || self.refused.contains(&link.index) {
-                continue;
-            }
-            match netns::run_in(&self.netns, || object.link_interface(&link.name))? {
-                Ok(attached) => drop(self.links.insert(link.index, attached)),
-                Err(error) => self.refuse(link, error),
-            }
+        let wanted: BTreeSet<u32> = links::charged(&all).map(|link| link.index).collect();
+        self.changed = false;
+        self.links.retain(|index, _| wanted.contains(index));
+        self.refused.retain(|index| wanted.contains(index));
+        let known =
+            |index: &u32| self.links.contains_key(index) || self.refused.contains(index);
+        let new: Vec<u32> = wanted.into_iter().filter(|index| !known(index)).collect();
+        if !new.is_empty() {
+            self.linking = Some(link(&self.netns, program, new)?);
         }
         Ok(())
     }
 
-    fn refuse(&mut self, link: &Link, error: io::Error) {
-        debug!("{}", Error::io("attach to the egress of", &link.name, error));
-        self.refused.insert(link.index);
+    fn take_in(&mut self) {
+        let Some(linking) = self.linking.take() else { return };
+        for (index, linked) in linking.join().unwrap_or_else(|panic| resume_unwind(panic)) {
+            match linked {
+                Ok(link) => drop(self.links.insert(index, link)),
+                Err(error) => {
+                    let what = format!("interface {index} of {}", self.netns);
+                    debug!("{}", Error::io("attach to the egress of", what, error));
+                    self.refused.insert(index);
+                }
+            }
+        }
     }
+}
+
+impl Drop for Place {
+    /// Nothing is linked any more when we are gone.
+    fn drop(&mut self) {
+        self.take_in();
+    }
+}
+
+/// Links the program to these interfaces of a namespace, on a thread of its own.
+fn link(netns: &Netns, program: impl AsFd, interfaces: Vec<u32>) -> Result<JoinHandle<Linked>> {
+    let failed = |error| Error::io("start a thread for", netns, error);
+    let program = program.as_fd().try_clone_to_owned().map_err(failed)?;
+    let entered = netns.clone();
+    let work = move || {
+        let link = |index: &u32| (*index, bpf::link_egress(&program, *index));
+        let linked = netns::run_in(&entered, || interfaces.iter().map(link).collect());
+        linked.unwrap_or_else(|error| {
+            debug!("windows are not shown in {entered}: {error}");
+            Vec::new()
+        })
+    };
+    thread::Builder::new().name("wire".into()).spawn(work).map_err(failed)
 }
