@@ -32,12 +32,7 @@ fn transfer(stage: &Stage, near: Role, far: Role) -> (Load, Load) {
 #[test]
 fn through_a_bridge_once() {
     let stage = Stage::new("tc");
-    let near = &stage.lab.near;
-    near.sh("ip link add br0 type bridge");
-    near.sh("ip addr flush dev eth0");
-    near.sh("ip link set eth0 master br0");
-    near.sh("ip addr add 10.8.0.1/24 dev br0");
-    near.sh("ip link set br0 up");
+    stage.lab.near.bridge("eth0", "br0", "10.8.0.1/24");
     for (direction, roles) in
         [(Upload, (Role::Send, Role::Recv)), (Download, (Role::Recv, Role::Send))]
     {

@@ -70,11 +70,7 @@ fn beside_others_on_a_bridge() {
     }
     let stage = Stage::new("ebpf");
     let near = &stage.lab.near;
-    near.sh("ip link add br0 type bridge");
-    near.sh("ip addr flush dev eth0");
-    near.sh("ip link set eth0 master br0");
-    near.sh("ip addr add 10.8.0.1/24 dev br0");
-    near.sh("ip link set br0 up");
+    near.bridge("eth0", "br0", "10.8.0.1/24");
     near.sh("tc qdisc add dev br0 clsact");
     near.sh("ip link add br0-copy type ifb");
     near.sh("ip link set br0-copy up");

@@ -62,6 +62,15 @@ impl Namespace {
         sh(&format!("nsenter --net={} {line}", self.file().display()))
     }
 
+    /// Makes a device the port of a new bridge, which has this address from then on.
+    pub fn bridge(&self, device: &str, bridge: &str, address: &str) {
+        self.sh(&format!("ip link add {bridge} type bridge"));
+        self.sh(&format!("ip addr flush dev {device}"));
+        self.sh(&format!("ip link set {device} master {bridge}"));
+        self.sh(&format!("ip addr add {address} dev {bridge}"));
+        self.sh(&format!("ip link set {bridge} up"));
+    }
+
     /// Gives a device its addresses within network `net` and sets it up.
     fn address(&self, device: &str, net: u8) {
         let (name, host) = (&self.name, self.host);

@@ -9,6 +9,7 @@ use super::{
     limiter::Limiter,
 };
 use crate::{
+    conformance::roles,
     lab::Family,
     load::{Load, Plan, Role},
     rates,
@@ -123,10 +124,7 @@ pub fn measure(limiter: &Limiter, cell: &Cell, seconds: f64) -> Outcome {
             Protocol::Udp => plan.udp().rate(cell.kbit as f64 / 1000.0 * 2.0),
         }
     };
-    let (near, far) = match cell.direction {
-        Direction::Download => (Role::Recv, Role::Send),
-        Direction::Upload => (Role::Send, Role::Recv),
-    };
+    let (near, far) = roles(cell.direction);
     let address = stage.lab.far_address(if cell.v6 { Family::V6 } else { Family::V4 });
     // The receiver ends by itself, the sender is told to.
     let before = if cell.open { BEFORE.as_secs_f64() } else { 0.0 };

@@ -5,9 +5,12 @@ use std::{thread, time::Duration};
 use super::at_most;
 use crate::{
     bench::record::Figure,
-    conformance::update::{Adjustable, lateness},
+    conformance::{
+        roles,
+        update::{Adjustable, lateness},
+    },
     lab::Family::V4,
-    load::{Plan, Role, now_ms},
+    load::{Plan, now_ms},
     rates,
     stage::{Direction, Stage},
 };
@@ -41,10 +44,7 @@ pub(super) fn changes(backend: &str) -> Vec<Figure> {
 
 fn once(backend: &str, direction: Direction, rtt: u64) -> (f64, f64) {
     let stage = Stage::with_rtt(backend, Duration::from_millis(rtt));
-    let (near, far) = match direction {
-        Direction::Download => (Role::Recv, Role::Send),
-        Direction::Upload => (Role::Send, Role::Recv),
-    };
+    let (near, far) = roles(direction);
     let address = stage.lab.far_address(V4);
     let far = Plan::accept(address, far).rate(100.0).start(&stage.far());
     let near = Plan::connect(address, near).rate(100.0).start(&stage.near());

@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::at_most;
 use crate::{
     bench::{cell::median, record::Figure},
+    conformance::roles,
     lab::Family::V4,
-    load::{Plan, Role},
+    load::Plan,
     process::{Place, sh},
     stage::{Direction, Stage},
 };
@@ -167,10 +168,7 @@ pub(super) fn processor(backend: &str) -> Vec<Figure> {
 
 fn gigabyte(backend: &str, direction: Direction, rate: Option<f64>, limited: bool) -> f64 {
     let stage = Stage::new(backend);
-    let (near, far) = match direction {
-        Direction::Download => (Role::Recv, Role::Send),
-        Direction::Upload => (Role::Send, Role::Recv),
-    };
+    let (near, far) = roles(direction);
     let shape = |plan: Plan| match rate {
         Some(mbit) => plan.rate(mbit),
         None => plan,

@@ -5,6 +5,7 @@ use std::{thread, time::Duration};
 use super::at_most;
 use crate::{
     bench::{cell::median, record::Figure},
+    conformance::roles,
     lab::Family::V4,
     load::{Plan, Role},
     stage::{Direction, Stage},
@@ -47,10 +48,7 @@ fn beside_bulk(backend: &str, direction: Direction, rate: &str, flows: usize) ->
     let stage = Stage::with_rtt(backend, Duration::from_millis(RTT));
     let apps = stage.apps.path().to_str().expect("a plain path").to_owned();
     let throttle = stage.run(&[direction.flag(), rate, "--cgroup", &apps]);
-    let (near, far) = match direction {
-        Direction::Download => (Role::Recv, Role::Send),
-        Direction::Upload => (Role::Send, Role::Recv),
-    };
+    let (near, far) = roles(direction);
     let address = stage.lab.far_address(V4);
     let _far = Plan::accept(address, far).flows(flows).start(&stage.far());
     let _near = Plan::connect(address, near).flows(flows).start(&stage.near());

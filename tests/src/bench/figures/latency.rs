@@ -5,8 +5,9 @@ use std::{process::Command, thread, time::Duration};
 use super::at_most;
 use crate::{
     bench::record::Figure,
+    conformance::roles,
     lab::Family::V4,
-    load::{Plan, Role},
+    load::Plan,
     stage::{Direction, Stage},
 };
 
@@ -36,10 +37,7 @@ pub(super) fn pings(backend: &str) -> Vec<Figure> {
         let alone = neighbour();
         let apps = stage.apps.path().to_str().expect("a plain path").to_owned();
         let throttle = stage.run(&[direction.flag(), "10mbit", "--cgroup", &apps]);
-        let (near, far) = match direction {
-            Direction::Download => (Role::Recv, Role::Send),
-            Direction::Upload => (Role::Send, Role::Recv),
-        };
+        let (near, far) = roles(direction);
         let _far = Plan::accept(address, far).flows(4).start(&stage.far());
         let _near = Plan::connect(address, near).flows(4).start(&stage.near());
         thread::sleep(Duration::from_secs(2));

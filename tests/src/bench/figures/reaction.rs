@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::{
     bench::record::Figure,
+    conformance::roles,
     lab::Family::V4,
-    load::{Load, Plan, Role, now_ms},
+    load::{Load, Plan, now_ms},
     process::Running,
     rates::TEN_MBIT,
     stage::{Direction, Stage},
@@ -40,10 +41,7 @@ pub(super) fn reactions(backend: &str) -> Vec<Figure> {
 
 fn in_direction(backend: &str, direction: Direction) -> Vec<Figure> {
     let stage = Stage::new(backend);
-    let (near, far) = match direction {
-        Direction::Download => (Role::Recv, Role::Send),
-        Direction::Upload => (Role::Send, Role::Recv),
-    };
+    let (near, far) = roles(direction);
     let address = stage.lab.far_address(V4);
     let far = Plan::accept(address, far).rate(OFFERED).start(&stage.far());
     let near = Plan::connect(address, near).rate(OFFERED).start(&stage.near());
