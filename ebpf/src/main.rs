@@ -48,7 +48,8 @@ fn chadthrottle_sockops(ctx: SockOpsContext) -> u32 {
 
 #[classifier]
 fn chadthrottle_wire(ctx: TcContext) -> i32 {
-    wire::show(ctx.skb.skb).map_or(wire::NEXT, |()| wire::NEXT)
+    wire::show(ctx.skb.skb);
+    wire::NEXT
 }
 
 #[cgroup_sock(sock_create)]

@@ -164,10 +164,7 @@ pub(super) fn link_create(
     attach_type: u32,
     flags: u32,
 ) -> io::Result<OwnedFd> {
-    let (program, target) = (program.as_raw_fd(), cgroup.as_raw_fd());
-    let mut attr = LinkAttr { program, target, attach_type, flags };
-    // SAFETY: attr holds no pointers.
-    unsafe { bpf_fd(Command::LinkCreate, &mut attr) }
+    link(program, cgroup.as_raw_fd(), attach_type, flags)
 }
 
 /// The same on an interface, by its number in the network namespace of the calling thread.
@@ -176,8 +173,16 @@ pub(super) fn link_interface(
     interface: u32,
     attach_type: u32,
 ) -> io::Result<OwnedFd> {
-    let (program, target) = (program.as_raw_fd(), interface.cast_signed());
-    let mut attr = LinkAttr { program, target, attach_type, flags: 0 };
+    link(program, interface.cast_signed(), attach_type, 0)
+}
+
+fn link(
+    program: BorrowedFd<'_>,
+    target: i32,
+    attach_type: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = LinkAttr { program: program.as_raw_fd(), target, attach_type, flags };
     // SAFETY: attr holds no pointers.
     unsafe { bpf_fd(Command::LinkCreate, &mut attr) }
 }

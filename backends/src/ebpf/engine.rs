@@ -41,9 +41,10 @@ struct Active {
     tag: Tag,
     members: Vec<Members>,
     sockets: Sockets,
+    /// Whether downloads are limited.
     downloads: bool,
-    /// The network namespaces in which it needs windows to be shown, as of the last look.
-    shown_in: Vec<Netns>,
+    /// The network namespaces of its processes, as of the last look.
+    namespaces: Vec<Netns>,
     entry: Entry,
     /// Its cgroup is gone and was reported as such.
     away: bool,
@@ -87,9 +88,10 @@ impl EbpfEngine {
     /// Attaches to the interfaces of the limit's network namespaces, where the kernel lets us.
     fn show_windows(&mut self, id: LimitId) -> Result<()> {
         let active = self.limits.get_mut(&id).ok_or_else(unknown)?;
-        active.shown_in =
-            if active.downloads { active.find_namespaces(&self.host) } else { Vec::new() };
-        self.wire.cover(self.object.wire(), &active.shown_in);
+        active.namespaces = active.find_namespaces(&self.host);
+        if active.downloads {
+            self.wire.cover(self.object.wire(), &active.namespaces);
+        }
         self.maps.set_wired(self.wire.is_there())
     }
 
@@ -109,8 +111,7 @@ impl EbpfEngine {
             return self.iterate(ADOPT, Some(tag), &found.changed);
         }
         // Open sockets do not call us: visited each second, they share the rate anew.
-        let active = self.limits.get(&id).ok_or_else(unknown)?;
-        let namespaces = active.find_namespaces(&self.host);
+        let namespaces = self.limits.get(&id).ok_or_else(unknown)?.namespaces.clone();
         self.iterate(ADOPT, Some(tag), &namespaces)
     }
 
@@ -131,9 +132,9 @@ impl EbpfEngine {
 
     /// Attaches to the cgroups that hold a member or a tagged socket, and to no others.
     fn reconcile(&mut self) -> Result<()> {
-        let needed: Vec<Netns> =
-            self.limits.values().flat_map(|active| active.shown_in.clone()).collect();
-        self.wire.keep(&needed);
+        let downloads = self.limits.values().filter(|active| active.downloads);
+        let shown_in: Vec<&Netns> = downloads.flat_map(|active| &active.namespaces).collect();
+        self.wire.keep(&shown_in);
         let needed = self.needed(self.limits.values())?;
         let cgroups = self.host.cgroups()?;
         self.attachments.reconcile(
@@ -272,7 +273,7 @@ impl Engine for EbpfEngine {
             members: Vec::new(),
             sockets: Sockets::default(),
             downloads: limits.get(Direction::Download).is_some(),
-            shown_in: Vec::new(),
+            namespaces: Vec::new(),
             entry,
             away: false,
         };
@@ -293,7 +294,7 @@ impl Engine for EbpfEngine {
         active.downloads = limits.get(Direction::Download).is_some();
         self.show_windows(id)?;
         let active = self.limits.get(&id).ok_or_else(unknown)?;
-        let (tag, namespaces) = (active.tag, active.find_namespaces(&self.host));
+        let (tag, namespaces) = (active.tag, active.namespaces.clone());
         self.maps.set_rates(tag, limits)?;
         // A slow socket would see the new rate with its next packet only.
         self.iterate(ADOPT, Some(tag), &namespaces)

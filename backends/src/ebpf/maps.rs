@@ -213,16 +213,16 @@ impl Maps {
 
     /// Whether sockets that come under a limit may count on our program on the interfaces.
     pub(super) fn set_wired(&mut self, wired: bool) -> Result<()> {
-        let wired = u32::from(wired);
-        if self.global.get(&0, 0).map_err(read)?.0.wired == wired {
-            return Ok(());
-        }
-        self.change_global(|global| global.wired = wired)
+        self.change_global(|global| global.wired = wired.into())
     }
 
     fn change_global(&mut self, change: impl FnOnce(&mut Global)) -> Result<()> {
         let mut global = self.global.get(&0, 0).map_err(read)?;
+        let before = global.0;
         change(&mut global.0);
+        if global.0 == before {
+            return Ok(());
+        }
         self.global.set(0, global, 0).map_err(write)
     }
 

@@ -137,7 +137,6 @@ pub(super) struct Object {
     pub(super) follows_forks: bool,
     /// Whether sockets that were open before call us back; else they need a visit now and then.
     pub(super) sets_callbacks: bool,
-    shows_windows: bool,
 }
 
 impl Object {
@@ -153,7 +152,9 @@ impl Object {
             loader.override_global(name, value, true);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| load_error("the object", &error))?;
-        let mut refused = load_programs(&mut ebpf, iterator.as_ref());
+        let shows_windows = offsets.has_tcx && offsets.rcv_wscale.width != 0;
+        let wanted = |name: &str| name != WIRE || shows_windows;
+        let mut refused = load_programs(&mut ebpf, wanted, iterator.as_ref());
         for hook in Hook::ALL {
             if let Some(error) = refused.remove(hook.program()) {
                 return Err(load_error(hook.program(), &error));
@@ -166,7 +167,6 @@ impl Object {
             ebpf,
             follows_forks: !refused.contains_key(FORK),
             sets_callbacks: offsets.sets_callbacks,
-            shows_windows: offsets.has_tcx && offsets.rcv_wscale.width != 0,
         })
     }
 
@@ -217,7 +217,7 @@ impl Object {
     /// links, or the program would not know what to show.
     pub(super) fn wire(&self) -> Option<&ProgramFd> {
         match self.ebpf.program(WIRE)? {
-            Program::SchedClassifier(program) if self.shows_windows => program.fd().ok(),
+            Program::SchedClassifier(program) => program.fd().ok(),
             _ => None,
         }
     }
@@ -274,11 +274,16 @@ pub(super) fn errno_of(error: ProgramError) -> io::Error {
     }
 }
 
-/// Loads all programs side by side; returns those that the kernel refused.
-fn load_programs(ebpf: &mut Ebpf, iterator: Option<&Btf>) -> BTreeMap<String, ProgramError> {
+/// Loads the programs that are wanted side by side; returns those that the kernel refused.
+fn load_programs(
+    ebpf: &mut Ebpf,
+    wanted: impl Fn(&str) -> bool,
+    iterator: Option<&Btf>,
+) -> BTreeMap<String, ProgramError> {
     thread::scope(|scope| {
         let loading: Vec<_> = ebpf
             .programs_mut()
+            .filter(|(name, _)| wanted(name))
             .map(|(name, program)| {
                 let load = move || load_program(program, iterator);
                 (name.to_owned(), scope.spawn(load))

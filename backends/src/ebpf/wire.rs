@@ -69,8 +69,8 @@ impl Wire {
     }
 
     /// Detaches in namespaces that are not among these.
-    pub(super) fn keep(&mut self, needed: &[Netns]) {
-        self.at.retain(|_, place| needed.contains(&place.netns));
+    pub(super) fn keep(&mut self, needed: &[&Netns]) {
+        self.at.retain(|_, place| needed.contains(&&place.netns));
     }
 
     /// Whether it is on an interface, or about to be.

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use chadthrottle_ebpf::{
     clock,
-    layout::{CGROUP_DEPTHS, DOWNLOAD, Global, Tag},
+    layout::{CGROUP_DEPTHS, DOWNLOAD, Flow, Global, Tag},
     program::field,
 };
 
@@ -109,6 +109,12 @@ pub(crate) fn of_current_cgroup() -> Option<Tag> {
     let global = GLOBAL.get(0)?;
     // SAFETY: a helper call without pointers.
     nearest(global, |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
+}
+
+/// The limit that the state of a socket belongs to, if it is still in force.
+#[inline]
+pub(crate) fn of_flow(flow: &Flow) -> Option<Limit> {
+    valid(&Tag { limit: flow.limit, generation: flow.generation, owner: 0 }, || 0)
 }
 
 /// The limit that a tag names, if it counts: the slot still belongs to the same limit, and

@@ -82,8 +82,9 @@ fn adopt(tp: *mut c_void, limit: &Limit, global: &Global) {
     let now = unsafe { bpf_ktime_get_ns() };
     // Without callbacks nothing would correct the first pace: the plain share then.
     upload::set_pace(socket, flow, limit, now, constants::sets_callbacks() != 0);
-    // What is shown on the wire needs no clamp.
-    let clamps = can_grant() && global.wired == 0;
+    // What is shown on the wire needs no clamp; a socket that does not call us is shown nothing.
+    let shown = global.wired != 0 && constants::sets_callbacks() != 0;
+    let clamps = can_grant() && !shown;
     if clamps && download.is_some() && flow.state & CLAMPED == 0 {
         // The window stops growing at what is offered now; the next segment decides on.
         // SAFETY: the loader says where the window is.

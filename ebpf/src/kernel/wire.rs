@@ -20,7 +20,7 @@ use chadthrottle_ebpf::{
     wire,
 };
 
-use super::maps::{FLOWS, RATES};
+use super::{attribution, maps::FLOWS};
 
 /// Go on to whoever comes next (`TCX_NEXT`).
 pub(crate) const NEXT: i32 = -1;
@@ -55,9 +55,26 @@ impl Bytes for Network {
     }
 }
 
-/// Writes the window that the sender may see. `None`: nothing to do, or nothing known.
+/// Writes the window that the sender may see into what is a segment of a limited download.
 #[inline]
-pub(crate) fn show(skb: *mut __sk_buff) -> Option<()> {
+pub(crate) fn show(skb: *mut __sk_buff) {
+    if let Some(change) = decide(skb) {
+        write(skb, &change);
+    }
+}
+
+/// A window to be written.
+struct Change {
+    /// Where the TCP header starts.
+    header: u32,
+    /// The field as it is, and as it shall be.
+    old: [u8; 2],
+    new: [u8; 2],
+}
+
+/// `None`: nothing to do, or nothing known.
+#[inline]
+fn decide(skb: *mut __sk_buff) -> Option<Change> {
     // SAFETY: the program's own context; `sk` is read once, so that the null check holds.
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     if sk.is_null() {
@@ -80,18 +97,15 @@ pub(crate) fn show(skb: *mut __sk_buff) -> Option<()> {
     // SAFETY: a helper call without pointers.
     let now = unsafe { bpf_ktime_get_ns() };
     let new = wire::window(&mut flow.edge, now, acknowledged, u16::from_be_bytes(old))?;
-    write(skb, header + link_header(skb)?, old, new.to_be_bytes());
-    Some(())
+    Some(Change { header: header + link_header(skb)?, old, new: new.to_be_bytes() })
 }
 
 /// Whether the limit that this state belongs to is in force, and has granted something.
 #[inline]
 fn is_granted(flow: &Flow) -> bool {
-    let Some(slot) = flow.limit.checked_sub(1) else { return false };
-    let rate = RATES.get(slot * 2 + DOWNLOAD);
-    rate.is_some_and(|rate| rate.generation == flow.generation && rate.bytes_per_second != 0)
-        && flow.edge.at != 0
+    flow.edge.at != 0
         && flow.state & LOCAL == 0
+        && attribution::of_flow(flow).is_some_and(|limit| limit.rate(DOWNLOAD).is_some())
 }
 
 /// Where the IP header is: where the packet reads the same from there.
@@ -108,14 +122,14 @@ fn words(packet: &impl Bytes, at: u32) -> Option<[u64; 2]> {
     Some([u64::from_ne_bytes(first), u64::from_ne_bytes(second)])
 }
 
-/// Replaces the window of the TCP header at `header`, and the checksum with it.
+/// Replaces the window, and the checksum with it.
 #[inline]
-fn write(skb: *mut __sk_buff, header: u32, old: [u8; 2], new: [u8; 2]) {
+fn write(skb: *mut __sk_buff, Change { header, old, new }: &Change) {
     let word = |bytes| u64::from(u16::from_ne_bytes(bytes));
     let from = new.as_ptr().cast();
     // SAFETY: the program's own context, and two bytes. What the kernel refuses stays as it is.
     unsafe {
-        bpf_l4_csum_replace(skb, header + CHECKSUM, word(old), word(new), WINDOW_SIZE);
+        bpf_l4_csum_replace(skb, header + CHECKSUM, word(*old), word(*new), WINDOW_SIZE);
         bpf_skb_store_bytes(skb, header + WINDOW, from, WINDOW_SIZE as u32, 0);
     }
 }
