@@ -158,7 +158,7 @@ impl Socket {
     /// Gives the window back to the kernel's own tuning.
     #[inline]
     fn unclamp(self, flow: &mut Flow) {
-        flow.edge = Edge::default();
+        flow.edge = Edge::zeroed();
         if flow.state & CLAMPED == 0 {
             return;
         }
@@ -186,7 +186,7 @@ impl Socket {
         if flow.limit != limit.slot + 1 || flow.generation != limit.generation {
             flow.limit = limit.slot + 1;
             flow.generation = limit.generation;
-            flow.edge = Edge::default();
+            flow.edge = Edge::zeroed();
             flow.epochs = [0; 2];
         }
         let mut wanted = 0;
