@@ -20,13 +20,6 @@ use std::process::ExitCode;
 
 use args::Command;
 use chadthrottle_backends::rehearsal;
-use mimalloc::MiMalloc;
-
-/// aya allocates each of the kernel's types at start-up: with the C library's allocator a limit was in
-/// force 8 to 11 ms later, of 55 to 60 (medians of 15 starts with nothing beside them, three times in
-/// turn). What it takes now: `bench --only figures start`.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let command = args::parse();

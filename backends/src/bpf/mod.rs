@@ -1,12 +1,12 @@
 //! The bpf(2) calls that aya keeps private, and what their refusals mean.
 //!
-//! Attaching goes through aya's links wherever the kernel knows them. What is here is for
-//! kernels without: the legacy attachment, always with MULTI, which outlives its maker until
-//! [`prog_detach`] or [`detach_by_id`]; the query that names who is attached; and running an
-//! iterator to its end.
+//! Loading an object ([`Image`]); links, and for kernels without them the legacy attachment,
+//! always with MULTI, which outlives its maker until [`prog_detach`] or [`detach_by_id`]; the query
+//! that names who is attached; and running an iterator to its end.
 
 mod attempt;
 mod explain;
+mod load;
 mod sys;
 
 use std::{
@@ -20,7 +20,8 @@ pub use attempt::{
     link_briefly,
 };
 pub use explain::{Call, Holder, exclusive_holder, explain, explain_load};
-use sys::Instruction;
+use load::sys::{Instruction, Kind, prog_load};
+pub use load::{Image, Object, Program, attach_tracepoint};
 
 /// What a program is attached as; the numbers are those of `enum bpf_attach_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +48,11 @@ impl AttachType {
             Self::SockOps => 13,                       // BPF_PROG_TYPE_SOCK_OPS
             Self::TcxEgress => 3,                      // BPF_PROG_TYPE_SCHED_CLS
         }
+    }
+
+    fn kind(self) -> Kind {
+        let (program_type, attach_type) = (self.program_type(), self as u32);
+        Kind { program_type, attach_type, ..Kind::default() }
     }
 }
 
@@ -139,6 +145,16 @@ pub fn program_id(program: impl AsFd) -> io::Result<u32> {
     sys::prog_info(program.as_fd()).map(|info| info.id)
 }
 
+/// Links a program to a cgroup, beside others. Always with flags 0: every other value is EINVAL on
+/// every kernel (a link is "multi" by nature). Gone with the last descriptor. Minimum kernel 5.7.
+pub fn link_cgroup(
+    program: impl AsFd,
+    cgroup: impl AsFd,
+    attach_type: AttachType,
+) -> io::Result<OwnedFd> {
+    sys::link_create(program.as_fd(), cgroup.as_fd(), attach_type as u32, 0)
+}
+
 /// Links a tc program to the egress of an interface, by its number in the network namespace of the
 /// calling thread, behind those of others. The kernel waits until all processors have seen it: some
 /// tens of milliseconds. Gone with the last descriptor. Minimum kernel 6.6.
@@ -148,14 +164,13 @@ pub fn link_egress(program: impl AsFd, interface: u32) -> io::Result<OwnedFd> {
 
 /// Loads the smallest program there is: it lets everything pass.
 pub fn load_pass(attach_type: AttachType) -> io::Result<OwnedFd> {
-    sys::prog_load(attach_type.program_type(), attach_type as u32, 0, &RETURN_1)
+    prog_load(attach_type.kind(), &RETURN_1, &mut [])
 }
 
 /// Whether the kernel loads programs with atomic operations that return a value: `Ok`, or the
 /// errno (EINVAL before kernel 5.12).
 pub fn load_atomic() -> io::Result<OwnedFd> {
-    let ingress = AttachType::InetIngress;
-    sys::prog_load(ingress.program_type(), ingress as u32, 0, &COMPARE_AND_EXCHANGE)
+    prog_load(AttachType::InetIngress.kind(), &COMPARE_AND_EXCHANGE, &mut [])
 }
 
 /// `*(u64 *)(r10 - 8) = 0; r0 = cmpxchg(*(u64 *)(r10 - 8), 0, 1); r0 = 1; exit`
@@ -209,8 +224,8 @@ mod tests {
 
     #[test]
     fn an_iterator_runs_to_its_end() {
-        const TRACING: u32 = 26; // BPF_PROG_TYPE_TRACING
-        const TRACE_ITER: u32 = 28; // BPF_TRACE_ITER
+        // BPF_PROG_TYPE_TRACING, BPF_TRACE_ITER
+        let kind = Kind { program_type: 26, attach_type: 28, ..Kind::default() };
         if !rustix::process::geteuid().is_root() {
             eprintln!("SKIPPED an_iterator_runs_to_its_end: it needs root");
             return;
@@ -222,7 +237,8 @@ mod tests {
             Instruction { code: 0xb7, registers: 0, offset: 0, immediate: 0 },
             Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 },
         ];
-        let program = sys::prog_load(TRACING, TRACE_ITER, target, &next).unwrap();
+        let kind = Kind { attach_btf_id: target, ..kind };
+        let program = prog_load(kind, &next, &mut []).unwrap();
         let _socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         run_iterator(&program).unwrap();
         // One of another type is refused.

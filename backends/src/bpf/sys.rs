@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::{CStr, c_long},
+    ffi::c_long,
     io,
     mem::size_of,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
@@ -13,7 +13,8 @@ use std::{
 /// `bpf_cmd`
 #[derive(Clone, Copy)]
 #[repr(i32)]
-enum Command {
+pub(super) enum Command {
+    MapUpdateElem = 2,
     ProgLoad = 5,
     ProgAttach = 8,
     ProgDetach = 9,
@@ -21,73 +22,12 @@ enum Command {
     ProgGetFdById = 13,
     ObjGetInfoByFd = 15,
     ProgQuery = 16,
+    RawTracepointOpen = 17,
+    BtfLoad = 18,
+    MapFreeze = 22,
     LinkCreate = 28,
     LinkUpdate = 29,
     IterCreate = 33,
-}
-
-/// A kernel program instruction, `struct bpf_insn`.
-#[repr(C)]
-pub(super) struct Instruction {
-    pub(super) code: u8,
-    /// Destination in the lower, source in the upper four bits.
-    pub(super) registers: u8,
-    pub(super) offset: i16,
-    pub(super) immediate: i32,
-}
-
-/// On a busy machine loading now and then answers EAGAIN; libbpf tries as often
-/// (`PROG_LOAD_ATTEMPTS`).
-const LOAD_ATTEMPTS: usize = 5;
-
-/// Loads a program with the license GPL and without a log.
-pub(super) fn prog_load(
-    kind: u32,
-    expected_attach_type: u32,
-    attach_btf_id: u32,
-    instructions: &[Instruction],
-) -> io::Result<OwnedFd> {
-    const LICENSE: &CStr = c"GPL";
-    #[repr(C)]
-    #[derive(Default)]
-    struct Attr {
-        kind: u32,
-        count: u32,
-        instructions: u64,
-        license: u64,
-        log: [u64; 2],
-        kernel_version: u32,
-        flags: u32,
-        name: [u8; 16],
-        interface: u32,
-        expected_attach_type: u32,
-        btf_fd: u32,
-        func_info_size: u32,
-        func_info: u64,
-        func_info_count: u32,
-        line_info_size: u32,
-        line_info: u64,
-        line_info_count: u32,
-        attach_btf_id: u32,
-    }
-    let mut attr = Attr {
-        kind,
-        count: instructions.len() as u32,
-        instructions: instructions.as_ptr() as u64,
-        license: LICENSE.as_ptr() as u64,
-        expected_attach_type,
-        attach_btf_id,
-        ..Attr::default()
-    };
-    // SAFETY: the pointers in attr are valid for reads of what is said, during the call.
-    let mut load = || unsafe { bpf_fd(Command::ProgLoad, &mut attr) };
-    for _ in 1..LOAD_ATTEMPTS {
-        match load() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return result,
-        }
-    }
-    load()
 }
 
 /// `BPF_PROG_ATTACH` and `BPF_PROG_DETACH`.
@@ -323,7 +263,7 @@ pub(super) fn iter_create(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// # Safety
 ///
 /// `T` must be the layout of this command, and the pointers in it valid for what it does.
-unsafe fn bpf<T>(command: Command, attr: &mut T) -> io::Result<c_long> {
+pub(super) unsafe fn bpf<T>(command: Command, attr: &mut T) -> io::Result<c_long> {
     // SAFETY: attr is valid for its size; the rest is the caller's promise.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command as i32, &raw mut *attr, size_of::<T>()) };
@@ -335,7 +275,7 @@ unsafe fn bpf<T>(command: Command, attr: &mut T) -> io::Result<c_long> {
 /// # Safety
 ///
 /// As [`bpf`].
-unsafe fn bpf_fd<T>(command: Command, attr: &mut T) -> io::Result<OwnedFd> {
+pub(super) unsafe fn bpf_fd<T>(command: Command, attr: &mut T) -> io::Result<OwnedFd> {
     // SAFETY: the caller's promise.
     let fd = unsafe { bpf(command, attr) }?;
     // SAFETY: the kernel just made it for us.

@@ -7,16 +7,16 @@
 //! A small parser of our own, because aya keeps the members of its types private and takes
 //! about 30 ms to build them all; start-up has a budget. This one indexes the types in one
 //! pass and decodes only the few that are asked for: 2.3 ms (best of five, release build) for
-//! the 5.5 MB of a 6.18.
+//! the 5.5 MB of a 6.18, which are read where the kernel has them (from 6.16 on; else copied).
 
-mod only;
+mod sys;
 mod types;
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use chadthrottle_core::{Error, ErrorKind, Result, check::Remedy};
 
-pub use only::function as only_function;
+use sys::Mapped;
 use types::{Member, Types};
 
 /// Where the kernel shows its types: kernel 5.4 with `CONFIG_DEBUG_INFO_BTF`.
@@ -55,6 +55,8 @@ pub struct Offsets {
     pub socket_sk: u32,
     /// The id of the iterator over TCP sockets (`bpf_iter_tcp`, kernel 5.9).
     pub tcp_iterator: Option<u32>,
+    /// The id of the iterator over open files (`bpf_iter_task_file`, kernel 5.8).
+    pub file_iterator: Option<u32>,
     /// `bpf_skc_to_mptcp_sock` (kernel 5.19 with `CONFIG_MPTCP`).
     pub has_mptcp: bool,
     /// `TCP_BPF_SOCK_OPS_CB_FLAGS`: an iterator can set callback flags (about 6.12).
@@ -79,7 +81,7 @@ impl Offsets {
     /// Looks them up in the running kernel.
     pub fn from_kernel() -> Result<Self> {
         let data = read(Path::new(VMLINUX))?;
-        let offsets = Types::parse(&data).and_then(|types| Self::from_types(&types));
+        let offsets = Types::parse(data.bytes()).and_then(|types| Self::from_types(&types));
         offsets.map_err(|what| malformed(&what))
     }
 
@@ -88,7 +90,8 @@ impl Offsets {
         let tcp = |path: &[&str]| find(types, "tcp_sock", tcp_sock, path);
         let common = |field| tcp(&["inet_conn", "icsk_inet", "sk", "__sk_common", field]);
         let task = |path: &[&str]| find(types, "task_struct", task, path);
-        let [iterator, to_mptcp] = types.functions(["bpf_iter_tcp", "bpf_skc_to_mptcp_sock"]);
+        let [tcp_iterator, file_iterator, to_mptcp] =
+            types.functions(["bpf_iter_tcp", "bpf_iter_task_file", "bpf_skc_to_mptcp_sock"]);
         Ok(Self {
             rcv_wup: tcp(&["rcv_wup"])?.byte(),
             rcv_wnd: tcp(&["rcv_wnd"])?.byte(),
@@ -104,7 +107,8 @@ impl Offsets {
             task_comm: task(&["comm"])?.byte(),
             family: common("skc_family")?.byte(),
             socket_sk: find(types, "socket", socket, &["sk"])?.byte(),
-            tcp_iterator: iterator,
+            tcp_iterator,
+            file_iterator,
             has_mptcp: to_mptcp.is_some(),
             sets_callbacks: types.has_name("TCP_BPF_SOCK_OPS_CB_FLAGS"),
             has_tcx: types.has_name("BPF_TCX_EGRESS"),
@@ -128,8 +132,8 @@ fn find(
         .ok_or_else(|| format!("it has no {name}.{}", path.join(".")))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| {
+fn read(path: &Path) -> Result<Mapped> {
+    Mapped::open(path).map_err(|error| {
         Error::io("read", path.display(), error)
             .meaning("The kernel does not tell how its structures look.")
             .remedy(Remedy::RebuildKernel("CONFIG_DEBUG_INFO_BTF".into()))

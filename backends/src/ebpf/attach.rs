@@ -9,10 +9,10 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
-use aya::programs::links::FdLink;
 use chadthrottle_core::{
     BackendId, Error, ErrorKind, Result,
     cgroup::{self, Cgroups},
@@ -21,7 +21,7 @@ use chadthrottle_core::{
 };
 use tracing::{debug, info, warn};
 
-use super::object::{Hook, Object};
+use super::{hook::Hook, object::Object};
 use crate::bpf;
 
 /// The cgroups that need our programs: path and id.
@@ -43,14 +43,14 @@ struct Attachment {
 
 enum Kind {
     /// Gone when its descriptor closes, so also when we are killed. Held, never read.
-    Link { _link: FdLink },
+    Link { _link: OwnedFd },
     /// Outlives us: recorded in the journal.
     Legacy { entry: Entry },
 }
 
 /// What attaching and detaching need.
 pub(super) struct Tools<'a> {
-    pub(super) object: &'a mut Object,
+    pub(super) object: &'a Object,
     pub(super) journal: &'a Journal,
     pub(super) cgroups: &'a Cgroups,
 }
@@ -193,10 +193,9 @@ impl Attachment {
     fn detach(self, tools: &mut Tools<'_>) {
         for (hook, kind) in self.hooks {
             let Kind::Legacy { entry } = kind else { continue };
-            let detached = tools
-                .object
-                .legacy(hook)
-                .and_then(|(fd, _)| bpf::prog_detach(fd, &self.directory, hook.attach_type()));
+            let detached = tools.object.program(hook).and_then(|program| {
+                bpf::prog_detach(program, &self.directory, hook.attach_type())
+            });
             match detached {
                 Err(error) if error.raw_os_error() != Some(ENOENT) => {
                     warn!("cannot detach {}: {error}", hook.program());
@@ -224,7 +223,10 @@ fn attach_hook(
     path: &Path,
     attachment: &Attachment,
 ) -> Result<Kind> {
-    let refusal = match tools.object.link(hook, &attachment.directory) {
+    let linked = tools.object.program(hook).and_then(|program| {
+        bpf::link_cgroup(program, &attachment.directory, hook.attach_type())
+    });
+    let refusal = match linked {
         Ok(link) => return Ok(Kind::Link { _link: link }),
         Err(refusal) => refusal,
     };
@@ -241,18 +243,18 @@ fn attach_legacy(
     path: &Path,
     attachment: &Attachment,
 ) -> Result<Kind> {
-    let (fd, program) = tools
-        .object
-        .legacy(hook)
+    let program = tools.object.program(hook);
+    let (program, id) = program
+        .and_then(|program| Ok((program, bpf::program_id(program)?)))
         .map_err(|error| Error::io("ask for the id of", hook.program(), error))?;
     let undo = Undo::Attachment {
         path: path.to_owned(),
         id: attachment.id,
         attach_type: hook.attach_type() as u32,
-        program,
+        program: id,
     };
     let entry = tools.journal.record(Some(BackendId::Ebpf), &undo)?;
-    match bpf::prog_attach_multi(fd, &attachment.directory, hook.attach_type()) {
+    match bpf::prog_attach_multi(program, &attachment.directory, hook.attach_type()) {
         Ok(()) => Ok(Kind::Legacy { entry }),
         Err(refusal) => {
             log_refusal("bpf_prog_attach", &refusal, path);

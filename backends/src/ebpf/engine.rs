@@ -138,7 +138,7 @@ impl EbpfEngine {
         let needed = self.needed(self.limits.values())?;
         let cgroups = self.host.cgroups()?;
         self.attachments.reconcile(
-            &mut Tools { object: &mut self.object, journal: &self.journal, cgroups },
+            &mut Tools { object: &self.object, journal: &self.journal, cgroups },
             &needed,
         )
     }
@@ -147,7 +147,7 @@ impl EbpfEngine {
     fn cover(&mut self, id: LimitId) -> Result<()> {
         let needed = self.needed(self.limits.get(&id).into_iter())?;
         let cgroups = self.host.cgroups()?;
-        let tools = &mut Tools { object: &mut self.object, journal: &self.journal, cgroups };
+        let tools = &mut Tools { object: &self.object, journal: &self.journal, cgroups };
         self.attachments.cover(tools, &needed).map(drop)
     }
 
@@ -170,7 +170,7 @@ impl EbpfEngine {
                 &self.host,
                 &mut self.maps,
                 active.tag,
-                self.object.follows_forks,
+                self.object.follows_forks(),
             )?);
         }
         let away = states.contains(&State::Away);
@@ -339,7 +339,7 @@ impl EbpfEngine {
         }
         if let Ok(cgroups) = self.host.cgroups() {
             self.attachments.clear(&mut Tools {
-                object: &mut self.object,
+                object: &self.object,
                 journal: &self.journal,
                 cgroups,
             });

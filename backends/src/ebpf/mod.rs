@@ -6,7 +6,7 @@
 //! | `maps` | slots for limits, tags for sockets, processes, cgroups |
 //! | `members` | which processes are meant |
 //! | `sockets` | which sockets are meant |
-//! | `attach` | the cgroups that our programs run in |
+//! | `attach`, `hook` | the cgroups that our programs run in |
 //! | `wire` | the interfaces on which windows are shown |
 //! | `engine` | all of it together, refreshed once a second |
 //! | `undo` | giving sockets back what they had |
@@ -17,6 +17,7 @@
 mod attach;
 mod engine;
 pub mod examine;
+mod hook;
 mod maps;
 mod members;
 mod object;
@@ -36,7 +37,7 @@ use tracing::warn;
 /// Set to 1: attach to the root cgroup instead of the target's, limit only the target.
 const TEST_ROOT_CGROUP: &str = "CHADTHROTTLE_TEST_ROOT_CGROUP";
 
-/// `cgroup_skb`, `sock_ops` and friends, through aya. Kernel 5.15 and newer.
+/// `cgroup_skb`, `sock_ops` and friends; aya reads the object and makes its maps. Kernel 5.15 and newer.
 #[derive(Debug, Default)]
 pub struct EbpfBackend;
 

@@ -1,33 +1,35 @@
 //! With the counting program.
 
-use std::{fs::File, thread, time::Instant};
+use std::{fs::File, os::fd::OwnedFd, time::Instant};
 
-use aya::{
-    Btf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError},
-    programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, Iter, ProgramError,
-        ProgramFd,
-    },
-};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use chadthrottle_core::{Error, ErrorKind, Host, Result};
 use chadthrottle_ebpf::tally::{HELD, Held, Process};
 
 use super::{Sample, SocketTally, Tally, sys::Plain};
-use crate::{bpf, btf::Offsets};
+use crate::{
+    bpf::{self, AttachType, Image},
+    btf::Offsets,
+};
 
 /// Built by `make ebpf`; the record beside it names its compiler and linker.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/counter.bpf.o");
 
 const FILES: &str = "counter_files";
+/// In this order: the owners of new sockets must be known before their packets are.
+const HOOKS: [(&str, AttachType); 3] = [
+    ("counter_sock_create", AttachType::InetSockCreate),
+    ("counter_ingress", AttachType::InetIngress),
+    ("counter_egress", AttachType::InetEgress),
+];
 
 /// The iterator's output is read in such pieces.
 const BUFFER: usize = 64 * 1024;
 
 pub(super) struct Counting {
-    /// Holds the links; they end with it.
-    ebpf: aya::Ebpf,
-    files: ProgramFd,
+    /// They end with it. Held, never read.
+    links: Vec<OwnedFd>,
+    files: OwnedFd,
     processes: HashMap<MapData, u32, Plain>,
     visit: Array<MapData, u32>,
     visits: u32,
@@ -47,25 +49,16 @@ impl Counting {
         let root = &host.cgroups()?.mount;
         let root = File::open(root)
             .map_err(|error| Error::io("open the cgroup", root.display(), error))?;
-        let btf = thread::spawn(Btf::from_sys_fs);
         let offsets = Offsets::from_kernel()?;
-        let constants = constants(&offsets);
-        let mut loader = EbpfLoader::default();
-        for (name, value) in &constants {
-            loader.override_global(name, value, true);
-        }
-        let mut ebpf = loader.load(OBJECT).map_err(|error| refused("load", &error))?;
-        let btf = btf.join().map_err(|_| refused("read", &"the kernel's types"))?;
-        let btf = btf.map_err(|error| refused("read the kernel's types for", &error))?;
-        let files = load_iterator(&mut ebpf, &btf).map_err(|error| refused("load", &error))?;
-
-        let take = |ebpf: &mut aya::Ebpf, name| {
-            ebpf.take_map(name).ok_or_else(|| refused("find a map of", &name))
-        };
-        let processes = typed(take(&mut ebpf, "PROCESSES")?)?;
-        let visit = typed(take(&mut ebpf, "VISIT")?)?;
+        let iterator = offsets
+            .file_iterator
+            .ok_or_else(|| refused("load", &"this kernel has no iterator over open files"))?;
+        let mut object = Image::read(OBJECT)?.make(&constants(&offsets))?;
+        let files = object.take_program(FILES)?.load_iterator(iterator)?;
+        let processes = typed(object.take_map("PROCESSES")?)?;
+        let visit = typed(object.take_map("VISIT")?)?;
         let mut counting = Self {
-            ebpf,
+            links: Vec::new(),
             files,
             processes,
             visit,
@@ -76,7 +69,12 @@ impl Counting {
         };
         let zero = Plain(Process::default());
         counting.processes.insert(0, zero, 0).map_err(map_failed)?;
-        attach(&mut counting.ebpf, &root).map_err(|error| refused("attach", &error))?;
+        for (name, attach_type) in HOOKS {
+            let program = object.take_program(name)?.load()?;
+            let link = bpf::link_cgroup(program, &root, attach_type);
+            let link = link.map_err(|error| Error::io("attach", name, error))?;
+            counting.links.push(link);
+        }
         Ok(counting)
     }
 
@@ -142,32 +140,6 @@ fn constants(offsets: &Offsets) -> [(&'static str, u32); 6] {
         ("OFF_COMM", offsets.task_comm),
         ("HAS_MPTCP", u32::from(offsets.has_mptcp)),
     ]
-}
-
-fn load_iterator(ebpf: &mut aya::Ebpf, btf: &Btf) -> Result<ProgramFd, ProgramError> {
-    let program: &mut Iter =
-        ebpf.program_mut(FILES).ok_or(ProgramError::NotLoaded)?.try_into()?;
-    program.load("task_file", btf)?;
-    Ok(program.fd()?.try_clone()?)
-}
-
-/// The owners of new sockets must be known before their packets are. Flags 0, as always.
-fn attach(ebpf: &mut aya::Ebpf, root: &File) -> Result<(), ProgramError> {
-    const FLAGS_0: CgroupAttachMode = CgroupAttachMode::Single;
-    let create: &mut CgroupSock =
-        ebpf.program_mut("counter_sock_create").ok_or(ProgramError::NotLoaded)?.try_into()?;
-    create.load()?;
-    create.attach(root, FLAGS_0)?;
-    for (name, direction) in [
-        ("counter_ingress", CgroupSkbAttachType::Ingress),
-        ("counter_egress", CgroupSkbAttachType::Egress),
-    ] {
-        let program: &mut CgroupSkb =
-            ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()?;
-        program.load()?;
-        program.attach(root, direction, FLAGS_0)?;
-    }
-    Ok(())
 }
 
 fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T> {
