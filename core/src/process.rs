@@ -2,7 +2,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt, fs,
+    fmt,
+    fs::{self, File},
+    io::Read,
     os::fd::OwnedFd,
     sync::Arc,
 };
@@ -182,7 +184,13 @@ pub fn tgid(host: &Host, pid: i32) -> Option<i32> {
 }
 
 fn stat(host: &Host, pid: i32) -> Option<Stat> {
-    Stat::from_file(host.proc.join(pid.to_string()).join("stat")).ok()
+    /// More than 52 numbers and a name take.
+    const LINE: usize = 2048;
+    let mut line = [0; LINE];
+    // One read: all of /proc is looked through like this, and to ask for sizes first takes longer.
+    let mut file = File::open(host.proc.join(pid.to_string()).join("stat")).ok()?;
+    let length = file.read(&mut line).ok()?;
+    Stat::from_read(&line[..length]).ok()
 }
 
 /// What ends meanwhile is left out.

@@ -108,9 +108,9 @@ pub fn of_figure(backend: &str, what: &str) -> &'static str {
     if what.starts_with("one active") {
         return "what the limit left unused before, up to half a second of the rate, is made up for";
     }
-    if what.starts_with("start to enforced") {
-        return "the transfer of 100 Mbit/s beside it takes its part of two processors: see what a lone \
-                start takes";
+    if what.starts_with("start to enforced") || what.starts_with("a lone start") {
+        return "the verifier takes 20 ms and more for sock_ops alone, and as long for the other programs on \
+                the second processor; see rate-control.md, Cost";
     }
     if what.starts_with("processor time") {
         return "a limited sender is woken by its pacing timer, or by its window, for few packets at a \
