@@ -12,6 +12,7 @@
 //! (`pidfd_getfd`), `CAP_SYS_PTRACE`. MPTCP sockets take neither.
 
 mod share;
+mod standing;
 mod steered;
 
 use std::{
@@ -26,7 +27,11 @@ use chadthrottle_core::{
 };
 use rustix::net::{getpeername, getsockname};
 
-use self::{share::Demands, steered::Steered};
+use self::{
+    share::{ALL, Demands},
+    standing::Standing,
+    steered::Steered,
+};
 use crate::sockets;
 
 /// A connection received a short time ago when that was less than this, ms.
@@ -71,6 +76,7 @@ pub struct Steering {
     known: HashMap<u64, Steered>,
     /// The connections that were there before the limit have been seen.
     begun: bool,
+    standing: Standing,
 }
 
 impl Steering {
@@ -107,13 +113,20 @@ impl Steering {
             Demands::new(all.map(|steered| steered.wants(direction)))
         };
         let demands = [wanted(Direction::Download), wanted(Direction::Upload)];
+        let standing = manner.waiting.zip(limits.upload).map(|(waiting, limit)| {
+            let share =
+                demands[index(Direction::Upload)].share(limit.rate.bytes_per_second(), ALL);
+            let least = self.standing.least(now, waiting, share);
+            // At first more waits than ever after.
+            if self.has_new() { waiting } else { least }
+        });
         let mut allowed = 0;
         for (connection, state) in present {
             let Some(steered) = self.known.get_mut(&connection.inode) else { continue };
             if state.since_received_ms < LATELY_MS {
                 allowed += u64::from(state.window);
             }
-            let wanted = steered.wanted(manner, limits, &demands, &state);
+            let wanted = steered.wanted(manner.wait, limits, &demands, standing, &state);
             if steered.has(wanted) {
                 continue;
             }

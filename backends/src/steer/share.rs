@@ -6,13 +6,18 @@ use crate::sockets;
 
 /// Two segments on Ethernet, bytes: with less a receiver acknowledges late (RFC 9293, 3.8.6.3).
 const MIN_WINDOW: u64 = 2 * 1448;
-/// So much of the rate should wait behind the limit, ms: enough for it never to run dry.
-const STANDING_MS: i64 = 25;
+/// So much of the rate should wait behind the limit, ms: enough for it never to run dry. More where
+/// connections are slow and do not fill it evenly: one part of so many of the time between their bursts.
+const STANDING_MS: (u64, u64) = (25, 50);
+const STANDING_PARTS: u64 = 20;
 /// What waits beyond that is made up for within about this time, ms.
 const CORRECTING_MS: i64 = 500;
 /// How far paces may be from the shares for it, per mille: senders that cannot be told should not
 /// push the others aside.
-const CORRECTION: (i64, i64) = (-250, 50);
+const CORRECTION: (i64, i64) = (-250, 100);
+
+/// A connection sends about so much at once where it has no round trip: TCP's initial window, bytes.
+const BURST: u64 = 10 * 1448;
 
 /// More than there is.
 pub(super) const ALL: u64 = u64::MAX;
@@ -64,11 +69,17 @@ impl Demands {
     }
 }
 
-/// The pace of a connection, bytes per second, when so much of the rate waits.
-pub(super) fn pace(share: u64, waiting: Duration) -> u64 {
-    let waiting_ms = i64::try_from(waiting.as_millis()).unwrap_or(i64::MAX);
-    let correction =
-        STANDING_MS.saturating_sub(waiting_ms).saturating_mul(1000) / CORRECTING_MS;
+/// How long a burst of a connection with such a share lasts it.
+pub(super) fn burst_ms(share: u64) -> u64 {
+    BURST * 1000 / share.max(1)
+}
+
+/// The pace of a connection, bytes per second, when so much of the rate waits all the time.
+pub(super) fn pace(share: u64, standing: Duration) -> u64 {
+    let waiting_ms = i64::try_from(standing.as_millis()).unwrap_or(i64::MAX);
+    let (least, most) = STANDING_MS;
+    let wanted_ms = (burst_ms(share) / STANDING_PARTS).clamp(least, most).cast_signed();
+    let correction = wanted_ms.saturating_sub(waiting_ms).saturating_mul(1000) / CORRECTING_MS;
     let per_mille = 1000 + correction.clamp(CORRECTION.0, CORRECTION.1);
     (u128::from(share) * u128::from(per_mille.unsigned_abs()) / 1000) as u64
 }
@@ -120,7 +131,9 @@ mod tests {
     #[test]
     fn paces_keep_a_little_waiting() {
         for (waiting, expected) in [(0, 1050), (25, 1000), (75, 900), (100, 850), (500, 750)] {
-            assert_eq!(pace(1000, Duration::from_millis(waiting)), expected, "{waiting} ms");
+            let waiting = Duration::from_millis(waiting);
+            assert_eq!(pace(1_000_000, waiting), expected * 1000, "{waiting:?}");
         }
+        assert_eq!(pace(1000, Duration::ZERO), 1100, "where bursts are seconds apart");
     }
 }

@@ -12,7 +12,7 @@ use chadthrottle_core::{
 use tracing::debug;
 
 use super::{
-    LATELY_MS, Manner, NEW, index,
+    LATELY_MS, NEW, index,
     share::{self, ALL, Demands},
 };
 use crate::sockets::{self, TcpState};
@@ -122,12 +122,13 @@ impl Steered {
         up.look(now, state.acknowledged, state.since_sent_ms, has_more(state));
     }
 
-    /// What it should be told.
+    /// What it should be told, when so much of a download may wait, and so much of uploads always does.
     pub(super) fn wanted(
         &mut self,
-        manner: &Manner,
+        wait: Duration,
         limits: &Limits,
         demands: &[Demands; 2],
+        standing: Option<Duration>,
         state: &TcpState,
     ) -> Told {
         let mut share = |direction: Direction, limit: Limit| {
@@ -136,11 +137,11 @@ impl Steered {
             own.share = demands[at].share(limit.rate.bytes_per_second(), own.wants);
             own.share
         };
-        let window = limits.download.map(|limit| {
-            share::window(share(Direction::Download, limit), state.rtt_us, manner.wait)
-        });
-        let pace = limits.upload.map(|limit| match manner.waiting {
-            Some(waiting) => share::pace(share(Direction::Upload, limit), waiting),
+        let window = limits
+            .download
+            .map(|limit| share::window(share(Direction::Download, limit), state.rtt_us, wait));
+        let pace = limits.upload.map(|limit| match standing {
+            Some(standing) => share::pace(share(Direction::Upload, limit), standing),
             None => limit.rate.bytes_per_second(),
         });
         let own = self.own_pace().unwrap_or(sockets::NO_PACE);

@@ -1,7 +1,7 @@
 //! The arithmetic of a rate limit: HTB's rates, bursts and queue.
 //!
 //! ```text
-//! ifb  htb 1:  1:1 rate      1:10 TCP over IPv4    each: [tbf splitter] fifo or fq_codel, 100 ms
+//! ifb  htb 1:  1:1 rate      1:10 TCP over IPv4    each: [tbf splitter] fifo or fq_codel
 //!                            1:11 TCP over IPv6
 //!                            1:12 UDP over IPv4
 //!                            1:13 UDP over IPv6
@@ -64,10 +64,13 @@ pub(super) const FREE: u16 = 0x20;
 /// 100 Mbit/s: from there on 64 KB take less than 6 ms and need not be cut.
 const SPLIT_BELOW: u64 = 12_500_000;
 /// The queue holds so much time, and at least so many bytes.
-const QUEUE: (Duration, u64) = (Duration::from_millis(100), 30_000);
+const QUEUE: Duration = Duration::from_millis(100);
+const QUEUE_BYTES: u64 = 30_000;
+/// Of TCP uploads, which come in bursts where there is no round trip ([`crate::steer`]).
+const QUEUE_OF_UPLOADS: Duration = Duration::from_millis(130);
 /// While connections begin to send: ten segments of each go before it is paced
 /// (`tcp_update_skb_after_send`, `net/ipv4/tcp_output.c`). Less than TCP's shortest timeout, 200 ms.
-const QUEUE_AT_FIRST: (Duration, u64) = (Duration::from_millis(180), 30_000);
+const QUEUE_AT_FIRST: Duration = Duration::from_millis(190);
 /// How long a burst may be: HTB's own default collapses from 100 Mbit/s on.
 const BURST: Duration = Duration::from_millis(8);
 const BURST_BYTES: u64 = 10_000;
@@ -95,20 +98,25 @@ pub(super) struct Shape {
     frame: u32,
     /// Whether the kernel has `fq_codel`.
     fq_codel: bool,
-    /// TCP connections begin.
-    beginning: bool,
+    tcp: Tcp,
+}
+
+/// Whose TCP it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tcp {
+    /// Senders elsewhere.
+    Downloads,
+    /// Local senders.
+    Uploads,
+    /// Local senders that begin.
+    FirstUploads,
 }
 
 impl Shape {
     /// For a rate of frames in bytes per second and interfaces of this MTU.
-    pub(super) fn new(rate: u64, mtu: u32, fq_codel: bool) -> Self {
+    pub(super) fn new(rate: u64, mtu: u32, fq_codel: bool, tcp: Tcp) -> Self {
         // Ethernet with a VLAN tag.
-        Self { rate: rate.max(1), frame: mtu.max(1500) + 18, fq_codel, beginning: false }
-    }
-
-    /// For more that waits at first.
-    pub(super) fn beginning(self, beginning: bool) -> Self {
-        Self { beginning, ..self }
+        Self { rate: rate.max(1), frame: mtu.max(1500) + 18, fq_codel, tcp }
     }
 
     fn bytes_in(&self, time: Duration) -> u64 {
@@ -121,9 +129,12 @@ impl Shape {
 
     /// Bytes that the queue of one class holds.
     fn queue(&self, kind: &Kind) -> u32 {
-        let at_first = self.beginning && kind.is_tcp();
-        let (time, least) = if at_first { QUEUE_AT_FIRST } else { QUEUE };
-        let bytes = self.bytes_in(time).max(least).max(2 * u64::from(self.frame));
+        let time = match self.tcp {
+            Tcp::Uploads if kind.is_tcp() => QUEUE_OF_UPLOADS,
+            Tcp::FirstUploads if kind.is_tcp() => QUEUE_AT_FIRST,
+            _ => QUEUE,
+        };
+        let bytes = self.bytes_in(time).max(QUEUE_BYTES).max(2 * u64::from(self.frame));
         u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 
@@ -288,7 +299,7 @@ mod tests {
     #[test]
     fn queues_hold_a_tenth_of_a_second() {
         for (mbit, bytes) in [(1_u64, 30_000), (10, 125_000), (1000, 12_500_000)] {
-            let shape = Shape::new(mbit * 125_000, 1500, false);
+            let shape = Shape::new(mbit * 125_000, 1500, false, Tcp::Downloads);
             assert_eq!(shape.queue(&KINDS[0]), bytes, "{mbit} Mbit/s");
         }
     }
@@ -296,7 +307,7 @@ mod tests {
     #[test]
     fn rates_above_34_gbit_have_64_bits() {
         let options = |gbit: u64| {
-            let shape = Shape::new(gbit * 125_000_000, 1500, false);
+            let shape = Shape::new(gbit * 125_000_000, 1500, false, Tcp::Downloads);
             let mut class = shape.class(1, 0, 1, shape.rate, shape.rate);
             class.attributes.pop().unwrap()
         };
@@ -307,7 +318,8 @@ mod tests {
     #[test]
     fn what_is_fast_is_not_cut() {
         let kinds = |mbit: u64| -> Vec<String> {
-            let leaves = Shape::new(mbit * 125_000, 1500, false).leaf(1, &KINDS[0]);
+            let shape = Shape::new(mbit * 125_000, 1500, false, Tcp::Downloads);
+            let leaves = shape.leaf(1, &KINDS[0]);
             leaves.iter().map(|leaf| format!("{:?}", leaf.attributes[0])).collect()
         };
         assert!(kinds(10)[0].contains("tbf") && kinds(200)[0].contains("bfifo"));

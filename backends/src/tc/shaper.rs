@@ -14,7 +14,7 @@ use super::{
     hook::ETHERTYPES,
     message::{NEW, Spot, filter, handle, new_qdisc},
     passed::{self, Passed},
-    shape::{Correction, ETHERNET, FREE, KINDS, Kind, Shape, without_ethernet},
+    shape::{Correction, ETHERNET, FREE, KINDS, Kind, Shape, Tcp, without_ethernet},
     shares::Use,
     u32::{classify, key, terminal},
 };
@@ -94,8 +94,17 @@ impl Shaper {
     }
 
     fn shape(&self) -> Shape {
-        let frames = self.correction.frames(self.rate);
-        Shape::new(frames, self.mtu, self.fq_codel).beginning(self.beginning)
+        self.shape_for(self.correction.frames(self.rate))
+    }
+
+    /// For a rate of frames.
+    fn shape_for(&self, frames: u64) -> Shape {
+        let tcp = match (self.direction, self.beginning) {
+            (Direction::Download, _) => Tcp::Downloads,
+            (Direction::Upload, false) => Tcp::Uploads,
+            (Direction::Upload, true) => Tcp::FirstUploads,
+        };
+        Shape::new(frames, self.mtu, self.fq_codel, tcp)
     }
 
     /// The root qdisc and all classes.
@@ -241,7 +250,7 @@ impl Shaper {
     /// Lets what waits go on at once, so that nothing of it is lost. Where the device or its qdisc
     /// is gone nothing waits.
     pub(super) fn open(&self, rt: &mut Socket) -> Result<()> {
-        let classes = Shape::new(OPEN, self.mtu, self.fq_codel).classes(self.device.index);
+        let classes = self.shape_for(OPEN).classes(self.device.index);
         match self.replace(rt, classes) {
             Err(error) if [libc::ENODEV, libc::ENOENT].contains(&error.errno()) => Ok(()),
             result => result,

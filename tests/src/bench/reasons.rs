@@ -47,8 +47,18 @@ fn of_tc(cell: &Cell, missed: &str) -> &'static str {
             "each receiver offers 64 kB with its SYN, which cannot be taken back: so much more than the \
              queue holds its sender sends before the window tells it"
         }
-        (Protocol::Tcp, Upload, "retr") if cell.rtt > 0 => {
-            "TCP does not pace the first ten segments of a connection: so much more than the queue holds"
+        (Protocol::Tcp, Upload, "retr") => {
+            "TCP does not pace the first ten segments of a connection: so much more than the queue holds; nor,              where there is no RTT, later ones: up to 64 kB at once"
+        }
+        (Protocol::Tcp, Upload, "steady" | "whole") if cell.share() < 100 && cell.rtt == 0 => {
+            "without an RTT TCP sends its whole window at once, which lasts such a share for seconds: the \
+             queue overflows and runs dry by turns"
+        }
+        (Protocol::Tcp, Upload, "steady" | "whole") if cell.share() < 100 => {
+            "the first windows are lost in part, and their connections wait for their timers"
+        }
+        (Protocol::Udp, Download, "Jain") => {
+            "this kernel has no fq_codel: of senders in step it is always the same that find room in a fifo"
         }
         (Protocol::Tcp, Download, "cv" | "steady" | "Jain") => {
             "what comes after a dropped segment reaches the application when that was sent again, a \
