@@ -17,6 +17,7 @@
 //! the closing back.
 
 mod backstop;
+mod clocked;
 mod handover;
 
 use core::num::NonZeroU64;
@@ -90,6 +91,8 @@ pub struct Seen {
     pub scale: u32,
     /// Our program is on the interfaces: what the sender sees can be less than what is offered.
     pub wired: bool,
+    /// User space opens a closed window when that is earned ([`crate::wire::Promise`]).
+    pub clocked: bool,
     /// The segment carries no data: there is room for an option in its header, which is what
     /// calls us once more when the window is chosen.
     pub bare: bool,
@@ -164,6 +167,18 @@ impl Edge {
         2 * round_trip + HORIZON + if self.was_closed(now) { HORIZON_CLOSED } else { 0 }
     }
 
+    /// Stops the sender.
+    #[inline]
+    fn close(&mut self, shared: &Shared, seen: &Seen) -> Grant {
+        // A probe of a window of zero brings nothing, but the next one takes twice as long.
+        let stopped = seen.now.wrapping_sub(self.arrived) < LONGEST_STOP;
+        let none = leaks(shared) && stopped || seen.now < self.due;
+        let leak = if none { 0 } else { CLOSED };
+        self.wire = seen.next.wrapping_add(leak);
+        let then = if seen.bare { widest(shared.rate) } else { 0 };
+        Grant { window: CLOSED, lift: false, closed: true, greedy: false, then }
+    }
+
     /// What the sender knows of the window.
     #[inline]
     fn as_the_sender(&mut self, seen: &Seen) -> Seen {
@@ -225,7 +240,12 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
         edge.tokens = 0;
         edge.right = seen.right;
         edge.at = seen.now;
+        edge.due = 0;
         edge.give(seen.right.wrapping_sub(seen.next), seen.now);
+    }
+    let clocked = seen.clocked && edge.wired != 0;
+    if clocked && edge.waits(seen, mss) {
+        return edge.close(shared, seen);
     }
 
     let full = bytes_in(edge.horizon(seen.now, seen.round_trip), share).cast_signed();
@@ -240,7 +260,7 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     // No window is larger: what we remember is of another state of the socket.
     let advertised = if moved.unsigned_abs() > LARGEST_WINDOW { 0 } else { moved };
     // Many sockets that waited together would each have a horizon of tokens at once.
-    let waited = edge.at < shared.begun && !edge.was_closed(seen.now);
+    let waited = edge.at < shared.begun && !edge.was_closed(seen.now) && edge.due <= edge.at;
     let (kept, since) = if waited {
         (branchless::min(edge.tokens, 0), shared.begun)
     } else {
@@ -268,6 +288,7 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     let debt = (debt * ((LATE - late) >> 20)) >> (LATE_SHIFT - 20);
     // Where probes of a window of zero are the clock, a segment is earned before it is granted.
     let debt = if edge.wired != 0 && leaks(shared) { -jitter } else { debt };
+    let debt = if clocked { clocked::debt(shared, seen, share, mss) } else { debt };
     // Segment by segment a fast limit would cost more processor time than it moves data.
     let least = if edge.wired == 0 {
         mss
@@ -278,13 +299,12 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     // A socket that only sends needs no share.
     let greedy = received && outstanding < cap;
     if closed {
-        edge.closed_at = seen.now;
-        // A probe of a window of zero brings nothing, but the next one takes twice as long.
-        let stopped = seen.now.wrapping_sub(edge.arrived) < LONGEST_STOP;
-        let leak = if leaks(shared) && stopped { 0 } else { CLOSED };
-        edge.wire = seen.next.wrapping_add(leak);
-        let then = if seen.bare { widest(shared.rate) } else { 0 };
-        return Grant { window: CLOSED, lift: false, closed, greedy, then };
+        if clocked {
+            edge.promise(shared, seen, share, mss, outstanding);
+        } else {
+            edge.closed_at = seen.now;
+        }
+        return Grant { greedy, ..edge.close(shared, seen) };
     }
     let window = branchless::max(window, least).cast_unsigned() as u32;
     // Rounded down to the window's unit less than a segment could be left of one.

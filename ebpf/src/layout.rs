@@ -56,9 +56,13 @@ pub struct Global {
     pub iterator: u32,
     /// Which limit it does it for: slot + 1, or 0 for all.
     pub iterator_limit: u32,
-    /// 1 while our program is on the interfaces: what a socket that comes under a limit may
-    /// count on.
+    /// Whether our program is on the interfaces, as what a socket that comes under a limit may count
+    /// on: 0, [`LINKING`] or [`LINKED`].
     pub wired: u32,
+    /// 1 while user space sends what is in `KEPT`.
+    pub clocked: u32,
+    /// No meaning.
+    pub padding: u32,
 }
 
 /// Map `GROUPS` (ARRAY): what goes on under one limit in one direction, two entries a slot as
@@ -151,7 +155,47 @@ pub struct Edge {
     pub wired: u32,
     /// 1 while the clamp holds the window down.
     pub narrow: u32,
+    /// Until when the window stays closed, ns: then [`crate::wire::Promise`] is shown.
+    pub due: u64,
+    /// The right edge (sequence number) that is shown then.
+    pub promised: u32,
+    /// No meaning.
+    pub padding: u32,
 }
+
+/// The longest segment without data that is kept: Ethernet with a VLAN tag, IPv6, 60 bytes of TCP.
+pub const KEPT_BYTES: usize = 128;
+
+/// Map `KEPT` (RINGBUF): an acknowledgement that user space sends again when its window is earned.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// When, ns of the monotonic clock.
+    pub due: u64,
+    /// The inode of the network namespace.
+    pub netns: u32,
+    /// The interface it left by.
+    pub interface: u32,
+    /// Its `EtherType`, in network order.
+    pub protocol: u32,
+    /// Its bytes in `frame`, from the link header on.
+    pub length: u32,
+    /// Where its IP header starts ...
+    pub network: u32,
+    /// ... and its TCP header.
+    pub transport: u32,
+    /// The window field that it shall have.
+    pub window: u32,
+    /// The slot of its limit.
+    pub slot: u32,
+    /// The segment.
+    pub frame: [u8; KEPT_BYTES],
+}
+
+/// [`Global::wired`]: in a moment it is, soon enough for connections that are open.
+pub const LINKING: u32 = 1;
+/// [`Global::wired`]: it is. A new connection is shown its first windows.
+pub const LINKED: u32 = 2;
 
 /// [`Flow::state`]: `SO_MAX_PACING_RATE` is ours.
 pub const PACED: u32 = 1;

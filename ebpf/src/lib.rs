@@ -21,6 +21,6 @@ pub mod packet;
 #[cfg(target_arch = "bpf")]
 pub mod program;
 #[cfg(target_arch = "bpf")]
-mod sys;
+pub mod sys;
 pub mod tally;
 pub mod wire;

@@ -10,9 +10,10 @@ use core::intrinsics::{AtomicOrdering::Relaxed, atomic_cxchg, atomic_xadd};
 use crate::atomic::Shared;
 
 /// The same number, but the compiler does not know it: it keeps arithmetic that it would turn
-/// into a branch.
+/// into a branch, and bounds that it would leave out.
 #[inline]
-pub(crate) fn opaque(mut value: i64) -> i64 {
+#[must_use]
+pub fn opaque(mut value: i64) -> i64 {
     // SAFETY: no instruction at all.
     unsafe { core::arch::asm!("/* {0} */", inout(reg) value, options(pure, nomem, nostack)) };
     value

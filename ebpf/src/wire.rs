@@ -27,7 +27,8 @@ pub const UNKNOWN: u32 = 15;
 #[must_use]
 pub fn window(edge: &mut Edge, now: u64, ack: u32, field: u16) -> Option<u16> {
     let scale = edge.scale;
-    if scale > LARGEST_SCALE || now.wrapping_sub(edge.at) > STALE {
+    let forgotten = now.wrapping_sub(edge.at) > STALE && now >= edge.due;
+    if scale > LARGEST_SCALE || forgotten {
         return None;
     }
     let may = edge.wire.wrapping_sub(ack);
@@ -35,9 +36,31 @@ pub fn window(edge: &mut Edge, now: u64, ack: u32, field: u16) -> Option<u16> {
     let units = may >> scale;
     let narrowed = units < u32::from(field);
     let shown = if narrowed { units } else { u32::from(field) };
-    edge.shown = ack.wrapping_add(shown << scale);
+    edge.shown = if now < edge.due { edge.promised } else { ack.wrapping_add(shown << scale) };
     edge.passed = PATIENCE;
     narrowed.then_some(units as u16)
+}
+
+/// A window that is shown later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promise {
+    /// When, ns.
+    pub due: u64,
+    /// The window field.
+    pub window: u16,
+}
+
+/// What is to be shown later, with an acknowledgement of `ack` that offers `field` now. Each replaces
+/// the one before: its timestamp is newer, and an older one would be refused (RFC 7323, PAWS).
+#[inline]
+#[must_use]
+pub fn promise(edge: &Edge, now: u64, ack: u32, field: u16) -> Option<Promise> {
+    if now >= edge.due {
+        return None;
+    }
+    let units = edge.promised.wrapping_sub(ack) >> (edge.scale & 15);
+    // What the kernel does not accept is no use.
+    (units <= u32::from(field)).then_some(Promise { due: edge.due, window: units as u16 })
 }
 
 #[cfg(test)]
@@ -74,6 +97,20 @@ mod tests {
     fn an_edge_that_was_passed_is_a_closed_window() {
         assert_eq!(window(&mut edge(10_000, 7), 5 * SECOND, 10_001, 500), Some(0));
         assert_eq!(window(&mut edge(10_000, 7), 5 * SECOND, 10_001, 0), None);
+    }
+
+    #[test]
+    fn until_a_promise_is_due_it_is_kept_and_charged() {
+        let due = 5 * SECOND + 1;
+        let mut edge = Edge { due, promised: 3048, ..edge(1000, 7) };
+        assert_eq!(window(&mut edge, 5 * SECOND, 1000, 500), Some(0), "stopped");
+        assert_eq!(edge.shown, 3048);
+        let later = promise(&edge, 5 * SECOND, 1000, 500);
+        assert_eq!(later, Some(Promise { due, window: 16 }));
+        assert_eq!(promise(&edge, 5 * SECOND, 1000, 10), None, "more than the kernel takes");
+        assert_eq!(promise(&edge, due, 1000, 500), None, "it is time");
+        edge.due = 8 * SECOND;
+        assert_eq!(window(&mut edge, 7 * SECOND, 1000, 500), Some(0), "still stopped");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::{thread, time::Duration};
 
 use chadthrottle_tests::{
-    conformance::{FULL, GLANCE, Transfer, running},
+    conformance::{FULL, GLANCE, SETTLE, TOLERANCE, Transfer, running},
     lab::Family::{self, V4, V6},
     rates::{self, TEN_MBIT},
     skip,
@@ -59,6 +59,36 @@ fn at_once_at_20_ms() {
 #[test]
 fn at_once_at_20_ms_over_ipv6() {
     at_once_with_rtt(20, V6);
+}
+
+/// How even a download is: 100 ms bins over so long.
+const LONG: Duration = Duration::from_secs(5);
+/// The most that their coefficient of variation may be; 1.0 is bursts of 200 ms, .05 was measured.
+const EVEN: f64 = 0.3;
+
+/// Where there is no round trip to wait for, a window opens when it is earned, and not when the sender
+/// asks, 200 ms later: so also in another network namespace, for connections that were open before.
+fn even(stage: &Stage, family: Family, flows: usize) {
+    let transfer = running(stage, Download, family, |plan| plan.flows(flows));
+    let throttle = stage.limit(Download, transfer.near.pid());
+    thread::sleep(SETTLE);
+    let bins = transfer.near.watch(LONG);
+    rates::assert_rate("limited", &bins, TEN_MBIT, TOLERANCE);
+    let cv = rates::cv(&bins);
+    assert!(cv < EVEN, "100 ms bins vary by {cv:.2}: {bins:?}");
+    throttle.stop();
+}
+
+#[test]
+fn even_without_rtt() {
+    if !has_links() {
+        skip!("this kernel has no links on interfaces");
+    }
+    for (family, flows) in [(V4, 1), (V6, 4)] {
+        let stage = Stage::new("ebpf");
+        even(&stage, family, flows);
+        stage.end();
+    }
 }
 
 /// Through a bridge, whose port sees the segment as well; what somebody else has on the interface

@@ -35,6 +35,10 @@ pub struct Offsets {
     pub rcv_mss: u32,
     /// `tcp_sock.rx_opt.rcv_wscale`: by how many bits our windows are shifted.
     pub rcv_wscale: BitField,
+    /// `sock_common.skc_net.net`: the network namespace; 0 where there is only one.
+    pub net: u32,
+    /// `net.ns.inum` (u32): its inode; 0 where there is only one.
+    pub inode: u32,
     /// `sock_common.skc_state` (u8).
     pub state: u32,
     /// `sock_common.skc_num` (u16): the local port in host order.
@@ -77,6 +81,9 @@ pub struct BitField {
     pub width: u32,
 }
 
+/// From the start of `tcp_sock`.
+const SKC_NET: [&str; 6] = ["inet_conn", "icsk_inet", "sk", "__sk_common", "skc_net", "net"];
+
 impl Offsets {
     /// Looks them up in the running kernel.
     pub fn from_kernel() -> Result<Self> {
@@ -86,8 +93,11 @@ impl Offsets {
     }
 
     fn from_types(types: &Types<'_>) -> Result<Self, String> {
-        let [tcp_sock, task, socket] = types.structs(["tcp_sock", "task_struct", "socket"]);
+        let [tcp_sock, task, socket, net] =
+            types.structs(["tcp_sock", "task_struct", "socket", "net"]);
         let tcp = |path: &[&str]| find(types, "tcp_sock", tcp_sock, path);
+        let optional =
+            |name, id, path: &[&str]| find(types, name, id, path).map_or(0, Member::byte);
         let common = |field| tcp(&["inet_conn", "icsk_inet", "sk", "__sk_common", field]);
         let task = |path: &[&str]| find(types, "task_struct", task, path);
         let [tcp_iterator, file_iterator, to_mptcp] =
@@ -98,6 +108,8 @@ impl Offsets {
             rcv_nxt: tcp(&["rcv_nxt"])?.byte(),
             rcv_mss: tcp(&["inet_conn", "icsk_ack", "rcv_mss"])?.byte(),
             rcv_wscale: tcp(&["rx_opt", "rcv_wscale"])?.into(),
+            net: optional("tcp_sock", tcp_sock, &SKC_NET),
+            inode: optional("net", net, &["ns", "inum"]),
             state: common("skc_state")?.byte(),
             num: common("skc_num")?.byte(),
             cookie: common("skc_cookie")?.byte(),

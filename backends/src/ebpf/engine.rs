@@ -54,6 +54,7 @@ impl EbpfEngine {
     pub(super) fn start(host: &Host, journal: &Journal, root_only: bool) -> Result<Self> {
         let mut object = Object::load()?;
         let mut maps = Maps::take(&mut object)?;
+        let wire = Wire::new(object.take_map("KEPT")?);
         // What the guardian will want, should we die, is what the iterator does by default.
         maps.aim_iterator(RESTORE, None)?;
         if let Some(program) = object.iterator() {
@@ -66,7 +67,7 @@ impl EbpfEngine {
             object,
             maps,
             attachments: Attachments::default(),
-            wire: Wire::default(),
+            wire,
             limits: BTreeMap::new(),
             next: 0,
             root_only,
@@ -89,10 +90,14 @@ impl EbpfEngine {
     fn show_windows(&mut self, id: LimitId) -> Result<()> {
         let active = self.limits.get_mut(&id).ok_or_else(unknown)?;
         active.namespaces = active.find_namespaces(&self.host);
+        if active.namespaces.is_empty() {
+            // A command that is about to be started, in our own.
+            active.namespaces.push(Netns::current()?);
+        }
         if active.downloads {
             self.wire.cover(self.object.wire(), &active.namespaces);
         }
-        self.maps.set_wired(self.wire.is_there())
+        self.maps.set_wired(self.wire.state(), self.wire.is_clocked())
     }
 
     /// Tags sockets, attaches to the cgroups they were created in, hands them to the kernel.
@@ -196,6 +201,7 @@ impl EbpfEngine {
         };
         let counted = self.maps.counters(active.tag);
         let mut outcome = self.maps.close_slot(active.tag);
+        self.wire.hurry(active.tag.limit - 1);
         for pid in self.maps.processes(active.tag) {
             outcome = outcome.and(self.maps.remove_process(pid));
         }
@@ -296,6 +302,7 @@ impl Engine for EbpfEngine {
         let active = self.limits.get(&id).ok_or_else(unknown)?;
         let (tag, namespaces) = (active.tag, active.namespaces.clone());
         self.maps.set_rates(tag, limits)?;
+        self.wire.hurry(tag.limit - 1);
         // A slow socket would see the new rate with its next packet only.
         self.iterate(ADOPT, Some(tag), &namespaces)
     }

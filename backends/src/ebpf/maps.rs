@@ -211,9 +211,13 @@ impl Maps {
         })
     }
 
-    /// Whether sockets that come under a limit may count on our program on the interfaces.
-    pub(super) fn set_wired(&mut self, wired: bool) -> Result<()> {
-        self.change_global(|global| global.wired = wired.into())
+    /// Whether sockets that come under a limit may count on our program on the interfaces, and on
+    /// what is sent when it is due.
+    pub(super) fn set_wired(&mut self, wired: u32, clocked: bool) -> Result<()> {
+        self.change_global(|global| {
+            global.wired = wired;
+            global.clocked = clocked.into();
+        })
     }
 
     fn change_global(&mut self, change: impl FnOnce(&mut Global)) -> Result<()> {
@@ -275,7 +279,7 @@ fn pack_depths(cgroups: &BTreeMap<u64, u32>) -> Result<[u8; CGROUP_DEPTHS]> {
     Ok(packed)
 }
 
-fn typed<M: TryFrom<Map, Error = MapError>>(map: Map, name: &str) -> Result<M> {
+pub(super) fn typed<M: TryFrom<Map, Error = MapError>>(map: Map, name: &str) -> Result<M> {
     map.try_into().map_err(|error: MapError| {
         Error::new(ErrorKind::Failed, "use the map", name)
             .meaning(format!("The embedded object does not fit this program: {error}."))

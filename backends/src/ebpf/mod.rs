@@ -8,6 +8,7 @@
 //! | `sockets` | which sockets are meant |
 //! | `attach`, `hook` | the cgroups that our programs run in |
 //! | `wire` | the interfaces on which windows are shown |
+//! | `kept` | the thread that opens a window when it is earned |
 //! | `engine` | all of it together, refreshed once a second |
 //! | `undo` | giving sockets back what they had |
 //! | `probe` | what this kernel lets us do |
@@ -18,6 +19,7 @@ mod attach;
 mod engine;
 pub mod examine;
 mod hook;
+mod kept;
 mod maps;
 mod members;
 mod object;

@@ -172,13 +172,15 @@ fn load_one(name: &str, program: Program, offsets: &Offsets) -> Result<OwnedFd> 
 
 /// What the programs are told about this kernel; 0 switches off what needs it
 /// (`ebpf/src/kernel/constants.rs`).
-fn constants(offsets: &Offsets) -> [(&'static str, u32); 12] {
+fn constants(offsets: &Offsets) -> [(&'static str, u32); 14] {
     [
         ("OFF_RCV_WUP", offsets.rcv_wup),
         ("OFF_RCV_WND", offsets.rcv_wnd),
         ("OFF_RCV_MSS", offsets.rcv_mss),
         ("OFF_RCV_WSCALE", offsets.rcv_wscale.byte),
         ("SHIFT_RCV_WSCALE", offsets.rcv_wscale.shift),
+        ("OFF_NET", offsets.net),
+        ("OFF_INODE", offsets.inode),
         ("OFF_STATE", offsets.state),
         ("OFF_NUM", offsets.num),
         ("OFF_COOKIE", offsets.cookie),

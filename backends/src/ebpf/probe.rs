@@ -9,6 +9,7 @@ use chadthrottle_core::{
     system::ebpf_capabilities,
 };
 
+use super::kept;
 use crate::bpf;
 
 /// Asks in the order in which things are needed, and stops at the first no: what comes after
@@ -97,19 +98,27 @@ fn atomics(_: &Host) -> Check {
 
 /// Downloads do without it, less exactly: never a reason not to run.
 fn windows(_: &Host) -> Check {
-    let asked = "link a program to an interface, to show senders their windows".to_owned();
-    let evidence = match bpf::knows_interface_links() {
-        Ok(true) => return works("windows", asked, "on the wire".to_owned()),
-        Ok(false) => "only what the kernel offers: it has no such links".to_owned(),
-        Err(error) => format!("only what the kernel offers: {}", describe(&error)),
+    let asked =
+        "link a program to an interface, to show senders their windows, and open a packet socket"
+            .to_owned();
+    let (evidence, without) = match (bpf::knows_interface_links(), kept::packet_socket()) {
+        (Ok(true), Ok(_)) => return works("windows", asked, "on the wire, in time".to_owned()),
+        (Ok(true), Err(error)) => (
+            format!("on the wire, when senders ask: a packet socket: {}", describe(&error)),
+            "Downloads come in bursts, five a second, where there is no round trip to wait for; \
+             CAP_NET_RAW allows such sockets.",
+        ),
+        (Ok(false), _) => {
+            ("only what the kernel offers: it has no such links".to_owned(), SLOW)
+        }
+        (Err(error), _) => (format!("only what the kernel offers: {}", describe(&error)), SLOW),
     };
-    let remedy = Remedy::Do(
-        "Downloads that run already come down in seconds instead of at once; kernel 6.6 has such \
-         links."
-            .to_owned(),
-    );
-    Check { remedy, ..works("windows", asked, evidence) }
+    Check { remedy: Remedy::Do(without.to_owned()), ..works("windows", asked, evidence) }
 }
+
+/// What a kernel without links on interfaces means.
+const SLOW: &str = "Downloads that run already come down in seconds instead of at once, and come in \
+                    bursts without a round trip; kernel 6.6 has such links.";
 
 fn works(name: &'static str, asked: String, evidence: String) -> Check {
     Check { name, asked, verdict: Verdict::Works, evidence, remedy: Remedy::None }

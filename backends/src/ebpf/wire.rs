@@ -13,9 +13,12 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use aya::maps::Map;
 use chadthrottle_core::{Error, Result};
+use chadthrottle_ebpf::layout::{LINKED, LINKING};
 use tracing::debug;
 
+use super::kept::Sender;
 use crate::{
     bpf,
     links::{self, Watch},
@@ -23,10 +26,13 @@ use crate::{
     rtnetlink::Socket,
 };
 
-/// Our program on interfaces, by the id of their namespace.
-#[derive(Default)]
+/// Our program on interfaces.
 pub(super) struct Wire {
+    /// By the id of the namespace.
     at: BTreeMap<u64, Place>,
+    /// The map with acknowledgements to be sent, until there is somebody who sends them.
+    kept: Option<Map>,
+    sender: Option<Sender>,
 }
 
 /// What became of linking some interfaces, by number.
@@ -37,6 +43,8 @@ struct Place {
     netns: Netns,
     socket: Socket,
     watch: Watch,
+    /// Acknowledgements of its sockets are sent when they are due.
+    clocked: bool,
     /// Interfaces came or went since they were listed.
     changed: bool,
     /// A thread that links interfaces.
@@ -49,10 +57,21 @@ struct Place {
 }
 
 impl Wire {
+    /// Nowhere yet.
+    pub(super) fn new(kept: Map) -> Self {
+        Self { at: BTreeMap::new(), kept: Some(kept), sender: None }
+    }
+
     /// Begins to link the program in these namespaces, and to the interfaces that came there. Where
     /// that fails windows are not shown, and the limit holds without.
     pub(super) fn cover(&mut self, program: Option<impl AsFd>, needed: &[Netns]) {
         let Some(program) = program else { return };
+        if let Some(kept) = self.kept.take() {
+            match Sender::start(kept) {
+                Ok(sender) => self.sender = Some(sender),
+                Err(error) => debug!("no acknowledgement is sent again: {error}"),
+            }
+        }
         for netns in needed {
             if let Err(error) = self.cover_one(program.as_fd(), netns) {
                 debug!("windows are not shown in {netns}: {error}");
@@ -63,30 +82,57 @@ impl Wire {
     fn cover_one(&mut self, program: impl AsFd, netns: &Netns) -> Result<()> {
         let place = match self.at.entry(netns.id()) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Place::enter(netns)?),
+            Entry::Vacant(new) => new.insert(Place::enter(netns, self.sender.as_ref())?),
         };
         place.follow(program)
     }
 
     /// Detaches in namespaces that are not among these.
     pub(super) fn keep(&mut self, needed: &[&Netns]) {
-        self.at.retain(|_, place| needed.contains(&&place.netns));
+        self.at.retain(|_, place| {
+            let stays = needed.contains(&&place.netns);
+            if let Some(sender) = self.sender.as_ref().filter(|_| !stays) {
+                sender.leave(&place.netns);
+            }
+            stays
+        });
     }
 
-    /// Whether it is on an interface, or about to be.
-    pub(super) fn is_there(&self) -> bool {
-        self.at.values().any(|place| place.linking.is_some() || !place.links.is_empty())
+    /// The limit of this slot has changed: its senders are to hear of it.
+    pub(super) fn hurry(&self, slot: u32) {
+        if let Some(sender) = &self.sender {
+            sender.hurry(slot);
+        }
+    }
+
+    /// Whether acknowledgements are sent when they are due, wherever it is.
+    pub(super) fn is_clocked(&self) -> bool {
+        self.at.values().all(|place| place.clocked)
+    }
+
+    /// Whether it is on interfaces, as [`Global::wired`](chadthrottle_ebpf::layout::Global::wired) has it.
+    pub(super) fn state(&self) -> u32 {
+        let mut places = self.at.values();
+        if places.clone().any(|place| place.linking.is_some()) {
+            return LINKING;
+        }
+        if places.any(|place| !place.links.is_empty()) { LINKED } else { 0 }
     }
 }
 
 impl Place {
-    fn enter(netns: &Netns) -> Result<Self> {
+    fn enter(netns: &Netns, sender: Option<&Sender>) -> Result<Self> {
+        let entered = sender.map(|sender| sender.enter(netns)).transpose();
+        if let Err(error) = &entered {
+            debug!("no acknowledgement is sent again in {netns}: {error}");
+        }
         let (watch, socket) =
             netns::run_in(netns, || Result::Ok((Watch::start()?, links::socket()?)))??;
         Ok(Self {
             netns: netns.clone(),
             socket,
             watch,
+            clocked: matches!(entered, Ok(Some(()))),
             changed: true,
             linking: None,
             links: BTreeMap::new(),

@@ -37,6 +37,9 @@ impl Edge {
             passed: half,
             wired: half,
             narrow: half,
+            due: zero,
+            promised: half,
+            padding: half,
         }
     }
 
@@ -65,6 +68,7 @@ impl Edge {
         self.right = seen.right;
         self.next = seen.next;
         self.scale = seen.scale;
+        self.passed = 0;
         if seen.wired {
             // The sender is shown this with the segment that is about to be sent.
             self.passed = PATIENCE;

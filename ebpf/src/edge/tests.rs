@@ -23,6 +23,7 @@ fn seen(now: u64, next: u32, right: u32) -> Seen {
         random: 512,
         scale: 7,
         wired: false,
+        clocked: false,
         bare: true,
     }
 }
@@ -167,12 +168,12 @@ proptest! {
         at: u64, closed_at: u64, old_rate in 0u64..1 << 40, tokens in -(1i64 << 40)..1i64 << 40,
         rate in 1u64..=1 << 40, sockets in 1u64..=65_535, balance in -(1i64 << 62)..1 << 62,
         now in 0u64..1 << 62, begun in 0u64..1 << 62, next: u32, right: u32, window: u32, mss in 0u32..65_536,
-        round_trip in 0u64..16 * SECOND, random: u32, wired: bool, bare: bool,
+        round_trip in 0u64..16 * SECOND, random: u32, wired: bool, bare: bool, clocked: bool,
     ) {
         let mut edge = Edge { at, closed_at, rate: old_rate, tokens, right, next, ..Edge::default() };
         let shared = Shared { rate: n(rate), sockets: n(sockets), balance, begun };
         let seen = Seen {
-            now, next, right, window, mss, round_trip, random, scale: 7, wired, bare,
+            now, next, right, window, mss, round_trip, random, scale: 7, wired, clocked, bare,
         };
         let grant = grant(&mut edge, &shared, &seen);
         prop_assert!(grant.window >= 1000);

@@ -14,6 +14,10 @@ chadthrottle_ebpf::constants! {
     OFF_RCV_WSCALE, rcv_wscale;
     /// See `OFF_RCV_WSCALE`.
     SHIFT_RCV_WSCALE, rcv_wscale_shift;
+    /// `sock_common.skc_net.net`: the network namespace. 0: no acknowledgement is kept.
+    OFF_NET, net;
+    /// `net.ns.inum`: its inode, a u32. 0: no acknowledgement is kept.
+    OFF_INODE, inode;
     /// `sock_common.skc_state`, a u8; for the iterator.
     OFF_STATE, state;
     /// `sock_common.skc_num`: the local port, a u16 in host order; for the iterator.

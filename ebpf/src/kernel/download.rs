@@ -11,7 +11,7 @@ use chadthrottle_ebpf::{
     atomic::Shared,
     clock::{self, balance},
     edge::{self, Seen},
-    layout::{DOWNLOAD, Flow, Group},
+    layout::{DOWNLOAD, Flow, Group, LINKED, LINKING},
     program::field,
     wire::UNKNOWN,
 };
@@ -53,8 +53,10 @@ pub(crate) fn set_window(
     };
     if begins {
         seen.scale = scale(sk);
+        // A SYN that passed our program tells of connections that we open.
+        let least = if fresh && flow.edge.passed == 0 { LINKED } else { LINKING };
         seen.wired =
-            seen.scale != UNKNOWN && GLOBAL.get(0).is_some_and(|global| global.wired != 0);
+            seen.scale != UNKNOWN && GLOBAL.get(0).is_some_and(|global| global.wired >= least);
         flow.edge.begin(&seen, &shared, fresh, snapshot.active.before != 0);
     }
     if fresh || offer(ctx, flow, group, &shared, &seen) {
@@ -131,6 +133,7 @@ fn look(ctx: *mut bpf_sock_ops, sk: *mut c_void, now: u64, fresh: bool) -> Optio
             random: bpf_get_prandom_u32(),
             scale: UNKNOWN,
             wired: false,
+            clocked: GLOBAL.get(0).is_some_and(|global| global.clocked != 0),
             bare: !fresh && (*ctx).skb_len == 0,
         })
     }

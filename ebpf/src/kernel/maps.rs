@@ -2,12 +2,12 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap},
+    btf_maps::{Array, HashMap, RingBuf},
     macros::btf_map,
 };
 use chadthrottle_ebpf::{
     atomic::Shared,
-    layout::{Flow, Global, Group, Listener, MAX_LIMITS, Rate, Tag},
+    layout::{Flow, Global, Group, Kept, Listener, MAX_LIMITS, Rate, Tag},
     program::SkStorage,
 };
 
@@ -28,6 +28,9 @@ pub(crate) static TGIDS: HashMap<u32, Tag, 16384> = HashMap::new();
 /// cgroup id -> the tag of sockets created in it or below.
 #[btf_map]
 pub(crate) static CGROUPS: HashMap<u64, Tag, 4096> = HashMap::new();
+/// Acknowledgements for user space to send when they are due.
+#[btf_map]
+pub(crate) static KEPT: RingBuf<Kept, { 256 * 1024 }> = RingBuf::new();
 #[btf_map]
 pub(crate) static LISTENERS: HashMap<u32, Listener, 4096> = HashMap::new();
 

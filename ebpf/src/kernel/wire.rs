@@ -20,19 +20,26 @@ use chadthrottle_ebpf::{
     wire,
 };
 
-use super::{attribution, maps::FLOWS};
+use super::{
+    attribution,
+    kept::{self, Later, Place, namespace},
+    maps::FLOWS,
+};
 
 /// Go on to whoever comes next (`TCX_NEXT`).
 pub(crate) const NEXT: i32 = -1;
 /// BPF_HDR_START_NET.
 const NETWORK: u32 = 1;
-/// Of a TCP header: where it has the acknowledgement, the flags, the window, the checksum.
+/// Of a TCP header: where it has the acknowledgement, its length, the flags, the window, the
+/// checksum.
 const ACKNOWLEDGEMENT: u32 = 8;
+const DATA_OFFSET: u32 = 12;
 const FLAGS: u32 = 13;
 const WINDOW: u32 = 14;
 const CHECKSUM: u32 = 16;
 /// Bytes of the window, as `bpf_l4_csum_replace` wants them in its flags.
 const WINDOW_SIZE: u64 = 2;
+const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 /// How far from its start a packet can have its IP header: Ethernet, none, Ethernet with a VLAN
@@ -60,16 +67,17 @@ impl Bytes for Network {
 pub(crate) fn show(skb: *mut __sk_buff) {
     if let Some(change) = decide(skb) {
         write(skb, &change);
+        kept::keep(skb, &change.place, &change.later);
     }
 }
 
 /// A window to be written.
 struct Change {
-    /// Where the TCP header starts.
-    header: u32,
+    place: Place,
     /// The field as it is, and as it shall be.
     old: [u8; 2],
     new: [u8; 2],
+    later: Later,
 }
 
 /// `None`: nothing to do, or nothing known.
@@ -85,26 +93,39 @@ fn decide(skb: *mut __sk_buff) -> Option<Change> {
     if sk.is_null() {
         return None;
     }
-    let flow = FLOWS.get(sk).filter(|flow| is_granted(flow))?;
+    let flow = FLOWS.get(sk).filter(|flow| is_limited(flow))?;
     let packet = Network(skb);
     let (protocol, header) = transport(&packet)?;
     let [flags] = packet.read(header + FLAGS)?;
-    if protocol != TCP || flags & (SYN | RST) != 0 {
+    if protocol != TCP || flags & (SYN | RST) != 0 || flow.edge.at == 0 {
+        // What follows the SYN passes here as well.
+        flow.edge.passed = wire::PATIENCE;
         return None;
     }
     let acknowledged = u32::from_be_bytes(packet.read(header + ACKNOWLEDGEMENT)?);
     let old: [u8; 2] = packet.read(header + WINDOW)?;
     // SAFETY: a helper call without pointers.
     let now = unsafe { bpf_ktime_get_ns() };
-    let new = wire::window(&mut flow.edge, now, acknowledged, u16::from_be_bytes(old))?;
-    Some(Change { header: header + link_header(skb)?, old, new: new.to_be_bytes() })
+    let offered = u16::from_be_bytes(old);
+    let new = wire::window(&mut flow.edge, now, acknowledged, offered)?;
+    let network = link_header(skb)?;
+    // SAFETY: the program's own context.
+    let length = unsafe { (*skb).len };
+    let place = Place { network, transport: network + header, length };
+    let [words] = packet.read(header + DATA_OFFSET)?;
+    let bare = place.transport + u32::from(words >> 4) * 4 == length && flags & FIN == 0;
+    let promise = wire::promise(&flow.edge, now, acknowledged, offered).filter(|_| bare);
+    let later = match promise {
+        Some(promise) => Later { promise, slot: flow.limit - 1, netns: namespace(sk) },
+        None => Later::NEVER,
+    };
+    Some(Change { place, old, new: new.to_be_bytes(), later })
 }
 
-/// Whether the limit that this state belongs to is in force, and has granted something.
+/// Whether the limit that this state belongs to is in force.
 #[inline]
-fn is_granted(flow: &Flow) -> bool {
-    flow.edge.at != 0
-        && flow.state & LOCAL == 0
+fn is_limited(flow: &Flow) -> bool {
+    flow.state & LOCAL == 0
         && attribution::of_flow(flow).is_some_and(|limit| limit.rate(DOWNLOAD).is_some())
 }
 
@@ -124,7 +145,8 @@ fn words(packet: &impl Bytes, at: u32) -> Option<[u64; 2]> {
 
 /// Replaces the window, and the checksum with it.
 #[inline]
-fn write(skb: *mut __sk_buff, Change { header, old, new }: &Change) {
+fn write(skb: *mut __sk_buff, Change { place, old, new, .. }: &Change) {
+    let header = place.transport;
     let word = |bytes| u64::from(u16::from_ne_bytes(bytes));
     let from = new.as_ptr().cast();
     // SAFETY: the program's own context, and two bytes. What the kernel refuses stays as it is.

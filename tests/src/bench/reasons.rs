@@ -74,10 +74,6 @@ fn of_ebpf(cell: &Cell, missed: &str) -> &'static str {
             "the first segment of each connection and the one it has earned until its sender asks again \
              come within the same second"
         }
-        (Protocol::Tcp, Download, "cv") if cell.rtt == 0 => {
-            "without an RTT a download comes in bursts, one for each persist probe of the sender \
-             (208 ms); see rate-control.md for the ways that were tried. The nft backend is smooth here"
-        }
         (Protocol::Tcp, _, "steady" | "whole") if cell.open => {
             "what went unused when the limit began, up to half a second of the rate, is made up for"
         }
