@@ -184,6 +184,30 @@ fn tc_cannot_tell_senders() {
     }
 }
 
+/// Where nothing can hold new connections tc says what that means, once, and limits all the same.
+#[test]
+fn tc_cannot_hold_new_connections() {
+    let refuse = tool("refuse");
+    let refuse = refuse.to_str().expect("a plain path");
+    let wrapper = refusing(refuse, &["netfilter=EPROTONOSUPPORT"]);
+    let stage = Stage::new("tc");
+    let (near, far) = conformance::plans(Direction::Upload, stage.lab.far_address(V4));
+    let far = far.start(&stage.far());
+    let mut near = near.wait().start(&stage.near());
+    near.wait_ready();
+    let pid = near.pid().to_string();
+    let mut throttle = stage.start_behind(&wrapper, &["-u", "10mbit", "--pid", &pid]);
+    throttle.wait_enforced();
+    near.go();
+    near.wait_connected();
+    thread::sleep(Duration::from_secs(2));
+    rates::assert_rate("heard only", &far.watch(MEASURE), TEN_MBIT, 0.05);
+    let said = throttle.stderr();
+    assert_eq!(said.matches("cannot wait until they are found").count(), 1, "{said}");
+    throttle.stop();
+    stage.end();
+}
+
 /// `--backend ebpf` means ebpf or nothing.
 #[test]
 fn a_named_backend_never_falls_back() {

@@ -199,8 +199,9 @@ impl State {
 
     /// Holds what opens connections where something is limited.
     fn follow_gates(&mut self) {
-        let Self { gates, limits, .. } = self;
-        gates.follow(limits.values().flat_map(Active::gated));
+        let Self { gates, limits, notices, .. } = self;
+        let said = gates.follow(limits.values().flat_map(Active::gated));
+        notices.extend(said.into_iter().map(Notice::Warning));
     }
 
     fn active(&mut self, id: LimitId) -> Result<&mut Active> {

@@ -14,7 +14,7 @@
 //!
 //! The connection's socket can be listed while its first packet waits, so that its filters are there
 //! before the peer hears of it. Others in the same cgroup wait as long: for one look. Where the kernel
-//! lacks something of this, new connections are heard only ([`super::ear`]).
+//! lacks something of this, new connections are heard only ([`super::ear`]), and a warning says so.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +32,6 @@ use nftnl::{
         Bitwise, Cmp, CmpOp, Meta, Payload, Socket, SocketKey, TransportHeaderField, Verdict,
     },
 };
-use tracing::debug;
 
 use crate::{
     moved::Place,
@@ -63,11 +62,12 @@ pub(super) struct Gates {
 }
 
 impl Gates {
-    /// Holds what these cgroups send in these namespaces from now on, and nothing else.
+    /// Holds what these cgroups send in these namespaces from now on, and nothing else. Says where
+    /// that cannot be.
     pub(super) fn follow<'a>(
         &mut self,
         limited: impl IntoIterator<Item = (&'a Netns, &'a Place)>,
-    ) {
+    ) -> Vec<String> {
         let mut wanted: BTreeMap<u64, (&Netns, BTreeSet<Key>)> = BTreeMap::new();
         for (netns, place) in limited {
             let (_, keys) = wanted.entry(netns.id()).or_insert((netns, BTreeSet::new()));
@@ -75,6 +75,7 @@ impl Gates {
         }
         self.open.retain(|netns, _| wanted.contains_key(netns));
         self.refused.retain(|netns| wanted.contains_key(netns));
+        let mut said = Vec::new();
         for (id, (netns, keys)) in wanted {
             if self.refused.contains(&id) {
                 continue;
@@ -84,11 +85,12 @@ impl Gates {
                 None => Gate::open(netns, &keys).map(|gate| drop(self.open.insert(id, gate))),
             };
             if let Err(error) = set {
-                debug!("new connections are heard, not held: {error}");
+                said.push(free_at_first(&error.to_string()));
                 self.open.remove(&id);
                 self.refused.insert(id);
             }
         }
+        said
     }
 
     /// What holds packets.
@@ -107,6 +109,19 @@ pub(super) fn release(held: &[(Arc<Holding>, Vec<Held>)]) {
     for (holding, held) in held {
         holding.release(held);
     }
+}
+
+/// What it means that nothing can be held.
+pub(super) fn free_at_first(why: &str) -> String {
+    format!(
+        "new connections cannot wait until they are found: what they send before, for milliseconds, is \
+         not limited: {why}"
+    )
+}
+
+/// Whether there can be a gate in this namespace.
+pub(super) fn attempt(netns: &Netns) -> Result<()> {
+    Gate::open(netns, &BTreeSet::from([(1, 1)])).map(drop)
 }
 
 /// One namespace's.

@@ -172,6 +172,11 @@ impl Members {
         seen.filter_map(|seen| seen.place.as_ref()).chain(&self.place)
     }
 
+    /// Whether rules can name a cgroup of it; true of nobody's.
+    pub(super) fn have_places(&self) -> bool {
+        self.processes.is_empty() || self.places().next().is_some()
+    }
+
     /// The namespaces of its processes. A cgroup that is empty will be filled from ours: it is the
     /// leaf of a command.
     pub(super) fn namespaces(&self) -> Vec<Netns> {

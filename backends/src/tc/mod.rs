@@ -34,6 +34,7 @@ mod members;
 mod message;
 mod passed;
 mod probe;
+mod scratch;
 mod senders;
 mod shape;
 mod shaper;

@@ -1,39 +1,17 @@
-//! What this kernel lets the backend do, by real calls in a network namespace of their own, which
-//! ends with the thread that made it. Nothing of the host is touched.
+//! What this kernel lets the backend do, by real calls ([`super::scratch`]). Nothing of the host is
+//! touched.
 
-use std::{
-    collections::HashSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    thread,
-};
+use std::thread;
 
 use chadthrottle_core::{
-    Direction, Error, ErrorKind, Host, Result,
+    Error, ErrorKind, Host, Result,
     check::{Check, ProbeReport, Remedy, Verdict},
     error::describe,
     host::missing_capabilities,
 };
-use nix::sched::{CloneFlags, unshare};
 use rustix::thread::CapabilitySet;
 
-use super::{
-    device::Device,
-    flows::{Flow, Tree},
-    hook::Hook,
-    marks::{Marking, Table},
-    shaper::Shaper,
-};
-use crate::{
-    links,
-    moved::{Mark, Place},
-    netns::Netns,
-    rtnetlink::Socket,
-    sockets::diag,
-};
-
-/// 10 Mbit/s: a rate at which large packets are cut, so that tbf is needed.
-const RATE: u64 = 1_250_000;
-const MTU: u32 = 1500;
+use super::scratch::{self, QUESTIONS, Scratch};
 
 /// How packets are known: forced for tests. `marks` or `flows`.
 const ATTRIBUTION: &str = "CHADTHROTTLE_TC_ATTRIBUTION";
@@ -68,13 +46,16 @@ fn attribution() -> (Check, bool) {
     let evidence = match &marks {
         Ok(()) => "marks: every packet is known by its socket's cgroup".to_owned(),
         Err(error) => {
-            let reason = error.source.as_ref().map(describe).unwrap_or_default();
-            let (operation, object) = (&error.operation, &error.object);
+            let new = match in_scratch(scratch::try_gate) {
+                Ok(()) => "waits until it is found".to_owned(),
+                Err(error) => format!(
+                    "is free until it is found, for milliseconds (to hold it the kernel would have to {})",
+                    needed(&error)
+                ),
+            };
             format!(
-                "flows: a new connection waits until it is found, or is free so long where nothing can \
-                 hold it, for milliseconds; for marks \
-                 the kernel would have to {operation} {object}: {reason}{}",
-                error.meaning
+                "flows: a new connection {new}; for marks the kernel would have to {}",
+                needed(error)
             )
         }
     };
@@ -88,6 +69,12 @@ fn attribution() -> (Check, bool) {
     (check, marks.is_ok())
 }
 
+/// What failed, and why.
+fn needed(error: &Error) -> String {
+    let reason = error.source.as_ref().map(describe).unwrap_or_default();
+    format!("{} {}: {reason}{}", error.operation, error.object, error.meaning)
+}
+
 /// Whether all that marks need can be made, in a namespace of its own.
 pub(super) fn marks() -> Result<()> {
     match std::env::var(ATTRIBUTION).as_deref() {
@@ -98,40 +85,15 @@ pub(super) fn marks() -> Result<()> {
         Ok("marks") => return Ok(()),
         _ => {}
     }
-    thread::scope(|scope| {
-        let scratch = thread::Builder::new().name("tc-probe".into());
-        let failed = |error| Error::io("start a thread for", "the probe", error);
-        let thread = scratch.spawn_scoped(scope, try_marks).map_err(failed)?;
-        thread.join().unwrap_or_else(|_| Err(lost("the probe")))
-    })
+    in_scratch(scratch::try_marks)
 }
 
-fn try_marks() -> Result<()> {
-    let mut scratch = Scratch::enter()?;
-    let mark = Mark::from_value(0x0100_0001);
-    let place = Place { path: "/".into(), id: 1, level: 1 };
-    let _table = Table::open(&scratch.netns, mark, &[place])?;
-    let interface = Device::create(&mut scratch.rt, &scratch.netns, Direction::Download, None)?;
-    let links = links::list(&mut scratch.rt)?;
-    let link = links.iter().find(|link| link.index == interface.index);
-    let link = link.ok_or_else(|| lost("the interface"))?;
-    let hook = Hook::take(&mut scratch.rt, &scratch.netns, link, &Direction::BOTH, None)?;
-    for direction in Direction::BOTH {
-        let rt = &mut scratch.rt;
-        let marking =
-            Marking::plant(rt, &hook, direction, interface.index, mark).map_err(|error| {
-                match error.errno() {
-                    libc::ENOENT => error.remedy(Remedy::LoadModule("act_ctinfo".to_owned())),
-                    _ => error,
-                }
-            })?;
-        if !marking.is_intact(rt, &hook)? {
-            return Err(Error::new(ErrorKind::NoBackend, "match", "marks by u32 filters")
-                .meaning("The kernel takes such filters and ignores the mark.")
-                .remedy(Remedy::RebuildKernel("CONFIG_CLS_U32_MARK".to_owned())));
-        }
-    }
-    Ok(())
+/// On a thread of its own, since it enters a namespace.
+fn in_scratch(attempt: fn() -> Result<()>) -> Result<()> {
+    let thread = thread::Builder::new().name("tc-probe".into());
+    let failed = |error| Error::io("start a thread for", "the probe", error);
+    let thread = thread.spawn(attempt).map_err(failed)?;
+    thread.join().unwrap_or_else(|_| Err(scratch::lost("the probe")))
 }
 
 /// `CAP_NET_ADMIN` for devices, qdiscs and filters; `CAP_SYS_PTRACE` for the descriptor tables of
@@ -152,97 +114,6 @@ fn capabilities() -> Check {
         },
         remedy: if works { Remedy::None } else { Remedy::GrantCapability(missing) },
     }
-}
-
-/// What is asked, one thing after the other, each standing on what was made before.
-struct Scratch {
-    rt: Socket,
-    netns: Netns,
-    shaper: Option<Shaper>,
-    hook: Option<Hook>,
-    tree: Option<Tree>,
-}
-
-/// A question: its name, what is done, and doing it; it answers with the evidence.
-type Question = (&'static str, &'static str, fn(&mut Scratch) -> Result<String>);
-
-const QUESTIONS: [Question; 8] = [
-    ("socket-list", "list TCP and UDP sockets through sock_diag", |_| {
-        diag::dump().map(|sockets| format!("{} in an empty namespace", sockets.len()))
-    }),
-    ("ifb", "create an ifb device", |scratch| {
-        let device =
-            Device::create(&mut scratch.rt, &scratch.netns, Direction::Download, None)?;
-        let evidence = device.name.clone();
-        scratch.shaper = Some(Shaper::bare(device, Direction::Download, RATE, MTU));
-        Ok(evidence)
-    }),
-    ("htb", "put HTB with its classes on it", |scratch| {
-        let (shaper, rt) = scratch.shaper()?;
-        shaper.add_htb(rt).map(|()| "with 6 classes".to_owned())
-    }),
-    ("queues", "put queues below the classes", |scratch| {
-        let (shaper, rt) = scratch.shaper()?;
-        shaper.furnish_leaves(rt)?;
-        Ok(shaper.queues().to_owned())
-    }),
-    ("u32", "sort packets into the classes by u32 filters", |scratch| {
-        let (shaper, rt) = scratch.shaper()?;
-        shaper.classify(rt).map(|()| "by protocol and family".to_owned())
-    }),
-    ("clsact", "put a clsact qdisc on an interface", |scratch| {
-        let interface =
-            Device::create(&mut scratch.rt, &scratch.netns, Direction::Upload, None)?;
-        let links = links::list(&mut scratch.rt)?;
-        let link = links.iter().find(|link| link.index == interface.index);
-        let link = link.ok_or_else(|| lost("the interface"))?;
-        let hook = Hook::take(&mut scratch.rt, &scratch.netns, link, &Direction::BOTH, None)?;
-        scratch.hook = Some(hook);
-        Ok(format!("on {}", link.name))
-    }),
-    ("mirred", "redirect a flow to the device by u32 and mirred", |scratch| {
-        let device = scratch.shaper()?.0.device.index;
-        let hook = scratch.hook.as_ref().ok_or_else(|| lost("the qdisc"))?;
-        let mut tree = Tree::plant(&mut scratch.rt, hook, Direction::Download, device)?;
-        let flows = flows();
-        tree.sync(&mut scratch.rt, hook, &flows).map_err(|error| match error.errno() {
-            libc::ENOENT => error.remedy(Remedy::LoadModule("act_mirred".to_owned())),
-            _ => error,
-        })?;
-        scratch.tree = Some(tree);
-        Ok(format!("{} filters", flows.len()))
-    }),
-    ("filters-read-back", "find the filters as they were meant", |scratch| {
-        let (Some(hook), Some(tree)) = (&scratch.hook, &scratch.tree) else {
-            return Err(lost("the filters"));
-        };
-        if tree.is_intact(&mut scratch.rt, hook)? {
-            return Ok("the same".to_owned());
-        }
-        Err(Error::new(ErrorKind::NoBackend, "read back", "filters")
-            .meaning("The kernel took them, but does not match what they say."))
-    }),
-];
-
-impl Scratch {
-    fn enter() -> Result<Self> {
-        unshare(CloneFlags::CLONE_NEWNET)
-            .map_err(|errno| Error::io("make", "a network namespace", errno.into()))?;
-        let (rt, netns) = (links::socket()?, Netns::current()?);
-        Ok(Self { rt, netns, shaper: None, hook: None, tree: None })
-    }
-
-    fn shaper(&mut self) -> Result<(&mut Shaper, &mut Socket)> {
-        let shaper = self.shaper.as_mut().ok_or_else(|| lost("the device"))?;
-        Ok((shaper, &mut self.rt))
-    }
-}
-
-/// A connection of each family and transport.
-fn flows() -> HashSet<Flow> {
-    let v4 = IpAddr::from(Ipv4Addr::new(192, 0, 2, 1));
-    let v6 = IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
-    Flow::examples([v4, v6])
 }
 
 fn in_scratch_namespace() -> Vec<Check> {
@@ -286,8 +157,4 @@ fn check(name: &'static str, asked: &str, answer: Result<String>, verdict: Verdi
         }
     };
     Check { name, asked: asked.to_owned(), verdict, evidence, remedy }
-}
-
-fn lost(what: &str) -> Error {
-    Error::new(ErrorKind::Failed, "find", what).meaning("It was made a moment ago.")
 }

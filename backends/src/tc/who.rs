@@ -9,6 +9,7 @@ use chadthrottle_core::{
 
 use super::{
     flows::{Flow, Selected, select},
+    gate,
     known::Known,
     marks::Marks,
     members::{Members, State},
@@ -96,7 +97,13 @@ impl Who {
                     members.iter_mut().for_each(Members::look_again);
                     known.look_again();
                 }
-                Ok(Some(members.iter_mut().map(|members| members.refresh(host)).collect()))
+                let states = members.iter_mut().map(|members| members.refresh(host)).collect();
+                if !members.iter().all(Members::have_places) {
+                    said.push(gate::free_at_first(
+                        "cgroup v2 is not mounted, or does not show the cgroup of what is limited",
+                    ));
+                }
+                Ok(Some(states))
             }
             // The kernel knows children and new sockets by their cgroup.
             Self::Marks(_) if !fresh => Ok(None),
