@@ -21,6 +21,8 @@
 //! HTB keeps it until it is its turn, and it goes on where it came from. No root qdisc is touched.
 
 mod attention;
+mod classifiers;
+mod correction;
 mod device;
 mod ear;
 mod engine;

@@ -72,7 +72,8 @@ fn attribution() -> (Check, bool) {
 /// What failed, and why.
 fn needed(error: &Error) -> String {
     let reason = error.source.as_ref().map(describe).unwrap_or_default();
-    format!("{} {}: {reason}{}", error.operation, error.object, error.meaning)
+    let why = [reason.as_str(), &error.meaning].into_iter().filter(|text| !text.is_empty());
+    format!("{} {}: {}", error.operation, error.object, why.collect::<Vec<_>>().join(": "))
 }
 
 /// Whether all that marks need can be made, in a namespace of its own.

@@ -21,10 +21,10 @@ use super::flow::{Flow, Transport};
 use crate::{
     rtnetlink::{Refusal, Socket},
     tc::{
+        classifiers::no_filter,
         ear,
         hook::{ETHERTYPES, Hook, Listed, free_tables, list},
         message::{NEW, filter},
-        shaper::no_filter,
         u32::{key, lead, link, mirror, redirect, table},
     },
 };

@@ -13,9 +13,9 @@ use crate::{
     moved::{MARK_MASK, Mark},
     rtnetlink::Socket,
     tc::{
+        classifiers::no_filter,
         hook::{ETHERTYPES, Hook, list},
         message::{NEW, filter},
-        shaper::no_filter,
         u32::{act, clear_mark, key, mirred, recall_mark, terminal},
     },
 };

@@ -1,8 +1,9 @@
 //! One limit in force: its targets, their sockets, and the namespaces they are limited in.
 
+mod change;
+
 use std::{
     collections::{BTreeMap, HashSet},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -25,9 +26,6 @@ use crate::{
 const THOROUGH: Duration = Duration::from_secs(1);
 /// How often counters are read.
 const COUNT: Duration = Duration::from_millis(250);
-/// How long what waits in our queues may take to leave them when the limit ends.
-const DRAIN: Duration = Duration::from_millis(200);
-const PAUSE: Duration = Duration::from_millis(2);
 
 /// The journal and the host, for what is recorded.
 type Ledger<'a> = (&'a Journal, &'a Host);
@@ -275,65 +273,6 @@ impl Active {
         Ok(())
     }
 
-    /// Changes the rates in place. A direction that is limited from now on, or not any more, gets
-    /// new devices before the old ones go.
-    pub(super) fn update(&mut self, limits: &Limits, ledger: Ledger<'_>) -> Result<()> {
-        let same = Direction::BOTH.into_iter().all(|direction| {
-            limits.get(direction).is_some() == self.limits.get(direction).is_some()
-        });
-        self.limits = *limits;
-        self.senders.hurry();
-        if same {
-            for space in self.spaces.values_mut() {
-                for direction in Direction::BOTH {
-                    if let Some(limit) = limits.get(direction) {
-                        space.set_rate(direction, limit.rate.bytes_per_second())?;
-                    }
-                }
-            }
-            return if self.spaces.len() > 1 { self.share() } else { Ok(()) };
-        }
-        // A direction that is free from now on has nothing to tell.
-        self.who.free(&mut self.senders, ledger)?;
-        self.count()?;
-        let all: Vec<u64> = self.spaces.keys().copied().collect();
-        all.into_iter().try_for_each(|netns| self.renew(netns, ledger))
-    }
-
-    /// Makes new devices and filters in a namespace; then the old ones go.
-    fn renew(&mut self, netns: u64, ledger: Ledger<'_>) -> Result<()> {
-        let Some(old) = self.spaces.get(&netns) else { return Ok(()) };
-        let mut new = Space::create(&old.netns, &self.limits, &self.who.how(), Some(ledger))?;
-        if let Err(error) = new.listen() {
-            // Said when the limit began.
-            debug!("{error}");
-        }
-        let found = self.who.find(&mut new, ledger, &mut Vec::new());
-        let matched = found.and_then(|flows| flows.map_or(Ok(false), |flows| new.sync(&flows)));
-        if let Err(error) = matched {
-            if let Err(second) = new.clear(Some(ledger)) {
-                warn!("{second}");
-            }
-            return Err(error);
-        }
-        let Some(old) = self.spaces.insert(netns, new) else { return Ok(()) };
-        self.before = shares::sum(self.before, old.counters());
-        finish(vec![old], ledger)
-    }
-
-    /// Replaces devices that somebody deleted: our filters would lead into the void.
-    fn replace_lost(&mut self, ledger: Ledger<'_>, said: &mut Vec<String>) -> Result<()> {
-        let spaces = self.spaces.iter_mut();
-        let lost = spaces.filter_map(|(netns, space)| Some((*netns, space.lost_device()?)));
-        for (netns, name) in lost.collect::<Vec<_>>() {
-            self.renew(netns, ledger)?;
-            said.push(format!(
-                "somebody deleted our device {name} or its qdisc; another one is in its place"
-            ));
-        }
-        Ok(())
-    }
-
     /// Of this moment.
     pub(super) fn read_counters(&mut self) -> Result<Counters> {
         self.count()?;
@@ -345,39 +284,10 @@ impl Active {
         let all = self.spaces.values().map(Space::counters);
         all.fold(self.before, shares::sum)
     }
-
-    /// Lets everything pass, then deletes all. Goes on after an error; returns the first, beside
-    /// what passed in all.
-    pub(super) fn release(mut self, ledger: Ledger<'_>) -> (Counters, Result<()>) {
-        let counted = self.count();
-        if let Err(error) = counted {
-            debug!("{error}");
-        }
-        let counters = self.counters();
-        let spaces = std::mem::take(&mut self.spaces).into_values().collect();
-        let finished = finish(spaces, ledger);
-        (counters, finished.and(self.who.leave(&mut self.senders, ledger)))
-    }
 }
 
 fn deaf(error: &Error) -> Notice {
     Notice::Warning(format!(
         "new connections may be free until sockets are listed the next time, for up to 40 ms: {error}"
     ))
-}
-
-/// Ends the limit in these namespaces: filters first, then what waits may go, then the devices.
-fn finish(mut spaces: Vec<Space>, ledger: Ledger<'_>) -> Result<()> {
-    let mut outcome = Ok(());
-    for space in &mut spaces {
-        outcome = outcome.and(space.open(Some(ledger)));
-    }
-    let deadline = Instant::now() + DRAIN;
-    while spaces.iter_mut().any(|space| space.backlog() > 0) && Instant::now() < deadline {
-        thread::sleep(PAUSE);
-    }
-    for space in spaces {
-        outcome = outcome.and(space.clear(Some(ledger)));
-    }
-    outcome
 }
