@@ -55,7 +55,7 @@ fn of_tc(cell: &Cell, missed: &str) -> &'static str {
              queue overflows and runs dry by turns"
         }
         (Protocol::Tcp, Upload, "steady" | "whole") if cell.share() < 100 => {
-            "the first windows are lost in part, and their connections wait for their timers"
+            "the first windows are lost in part: what waits for its sender's timer comes seconds later"
         }
         (Protocol::Udp, Download, "Jain") => {
             "this kernel has no fq_codel: of senders in step it is always the same that find room in a fifo"
