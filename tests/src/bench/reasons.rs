@@ -48,7 +48,8 @@ fn of_tc(cell: &Cell, missed: &str) -> &'static str {
              queue holds its sender sends before the window tells it"
         }
         (Protocol::Tcp, Upload, "retr") => {
-            "TCP does not pace the first ten segments of a connection: so much more than the queue holds; nor,              where there is no RTT, later ones: up to 64 kB at once"
+            "TCP does not pace the first ten segments of a connection: so much more than the queue holds; nor, \
+             where there is no RTT, later ones: up to 64 kB at once"
         }
         (Protocol::Tcp, Upload, "steady" | "whole") if cell.share() < 100 && cell.rtt == 0 => {
             "without an RTT TCP sends its whole window at once, which lasts such a share for seconds: the \
