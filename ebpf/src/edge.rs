@@ -1,28 +1,32 @@
 //! Downloads: how far a socket moves the right edge of its receive window, so that the
 //! sender may send at the rate of the limit and no faster ("edge grants").
 //!
-//! A TCP sender may only send up to acknowledgement + window: a permit counter. At every outgoing segment the socket's tokens earn its share
-//! of the rate and are charged with what was really advertised; the window offered is what
-//! is outstanding plus the tokens. No round-trip estimate sets the rate.
+//! A TCP sender may only send up to acknowledgement + window: a permit counter. At every outgoing
+//! segment the socket's tokens earn its share of the rate and are charged with what was really
+//! advertised; the window offered is what is outstanding plus the tokens. No round-trip estimate
+//! sets the rate.
 //!
-//! A socket without tokens gets one segment on credit down to a small debt; then its window
-//! closes to less than a segment with nothing in flight, so that nothing is lost and nothing
-//! retransmitted: the sender's persist timer (about 200 ms) sends a little and asks again.
+//! A socket without tokens closes its window with nothing in flight, so that nothing is lost and
+//! nothing retransmitted. When the next one is earned user space opens it ([`clocked`]). Without
+//! that clock the socket first gets one segment on credit, down to a small debt; closed, it still
+//! takes less than a segment, and the sender's persist timer (about 200 ms) sends that and asks again.
 //!
 //! What is granted is shown on the wire ([`crate::wire`]); where that cannot be, it is offered by
-//! the kernel, through the clamp of its window. A lowered clamp lowers the kernel's threshold (`rcv_ssthresh`) as well, and a raised one raises
-//! it to no more than the window advertised last: it grows only with data that arrive while the
-//! clamp is wide. So the clamp is lifted as soon as the closed window is chosen, and the first
-//! probe opens it. Lifted together with the closing, before the window is chosen, it would take
-//! the closing back.
+//! the kernel, through the clamp of its window. A lowered clamp lowers the kernel's threshold
+//! (`rcv_ssthresh`) as well, and a raised one raises it to no more than the window advertised last:
+//! it grows only with data that arrive while the clamp is wide. So the clamp is lifted as soon as
+//! the closed window is chosen, and the first probe opens it. Lifted together with the closing,
+//! before the window is chosen, it would take the closing back.
 
 mod backstop;
 mod clocked;
 mod handover;
+mod terms;
 
 use core::num::NonZeroU64;
 
 pub use backstop::{Standing, Times, slack};
+pub use terms::{Grant, Seen, Shared};
 
 use crate::{
     branchless,
@@ -69,63 +73,6 @@ const FIRST_WINDOW: core::ops::RangeInclusive<u64> = 2..=44;
 
 /// The largest window there is: 65535 << 14 (RFC 7323), rounded up.
 const LARGEST_WINDOW: u32 = 1 << 30;
-
-/// What a socket shows when it is about to send a segment.
-#[derive(Debug, Clone, Copy)]
-pub struct Seen {
-    /// The time, ns.
-    pub now: u64,
-    /// The next byte expected: `rcv_nxt`.
-    pub next: u32,
-    /// The right edge advertised so far: `rcv_wup + rcv_wnd`.
-    pub right: u32,
-    /// The window advertised last: `rcv_wnd`.
-    pub window: u32,
-    /// Segment size of the sender as estimated by the kernel, bytes; 0 = unknown.
-    pub mss: u32,
-    /// Smoothed round trip, ns.
-    pub round_trip: u64,
-    /// Any number: keeps sockets from closing and opening in step.
-    pub random: u32,
-    /// By how many bits the window is shifted.
-    pub scale: u32,
-    /// Our program is on the interfaces: what the sender sees can be less than what is offered.
-    pub wired: bool,
-    /// User space opens a closed window when that is earned ([`crate::wire::Promise`]).
-    pub clocked: bool,
-    /// The segment carries no data: there is room for an option in its header, which is what
-    /// calls us once more when the window is chosen.
-    pub bare: bool,
-}
-
-/// What the limit tells its sockets.
-#[derive(Debug, Clone, Copy)]
-pub struct Shared {
-    /// Bytes per second of the whole limit.
-    pub rate: NonZeroU64,
-    /// Sockets that use their permits.
-    pub sockets: NonZeroU64,
-    /// [`crate::clock::balance`] of what arrived.
-    pub balance: i64,
-    /// When the first packet after a pause of all its sockets arrived, ns; 0 = none yet.
-    pub begun: u64,
-}
-
-/// What to do with the socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grant {
-    /// The clamp for the segment that is about to be sent, bytes.
-    pub window: u32,
-    /// Lift the clamp at once after it: the window may grow with the next segment. The
-    /// kernel lowers its threshold with the clamp, but raises it only as data arrive.
-    pub lift: bool,
-    /// The sender was stopped.
-    pub closed: bool,
-    /// The socket uses its permits: count it as active.
-    pub greedy: bool,
-    /// The clamp once the window is chosen, bytes; 0 = it stays.
-    pub then: u32,
-}
 
 /// The clamp that leaves room for the rate but keeps the window scale small: with `tcp_rmem` of
 /// 32 MB windows come in units of 1024 bytes, and [`CLOSED`] would be 2048, not closed.

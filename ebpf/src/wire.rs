@@ -50,17 +50,20 @@ pub struct Promise {
     pub window: u16,
 }
 
-/// What is to be shown later, with an acknowledgement of `ack` that offers `field` now. Each replaces
-/// the one before: its timestamp is newer, and an older one would be refused (RFC 7323, PAWS).
+/// What is to be shown later, with an acknowledgement of `ack` that offers `field` now: no more than
+/// that, since the kernel would not accept it. Each replaces the one before: its timestamp is newer,
+/// and an older one would be refused (RFC 7323, PAWS).
 #[inline]
 #[must_use]
-pub fn promise(edge: &Edge, now: u64, ack: u32, field: u16) -> Option<Promise> {
-    if now >= edge.due {
+pub fn promise(edge: &mut Edge, now: u64, ack: u32, field: u16) -> Option<Promise> {
+    if now >= edge.due || field == 0 {
         return None;
     }
-    let units = edge.promised.wrapping_sub(ack) >> (edge.scale & 15);
-    // What the kernel does not accept is no use.
-    (units <= u32::from(field)).then_some(Promise { due: edge.due, window: units as u16 })
+    let scale = edge.scale & 15;
+    let units = (edge.promised.wrapping_sub(ack) >> scale).min(u32::from(field));
+    edge.promised = ack.wrapping_add(units << scale);
+    edge.shown = edge.promised;
+    Some(Promise { due: edge.due, window: units as u16 })
 }
 
 #[cfg(test)]
@@ -105,10 +108,12 @@ mod tests {
         let mut edge = Edge { due, promised: 3048, ..edge(1000, 7) };
         assert_eq!(window(&mut edge, 5 * SECOND, 1000, 500), Some(0), "stopped");
         assert_eq!(edge.shown, 3048);
-        let later = promise(&edge, 5 * SECOND, 1000, 500);
+        let later = promise(&mut edge, 5 * SECOND, 1000, 500);
         assert_eq!(later, Some(Promise { due, window: 16 }));
-        assert_eq!(promise(&edge, 5 * SECOND, 1000, 10), None, "more than the kernel takes");
-        assert_eq!(promise(&edge, due, 1000, 500), None, "it is time");
+        let less = promise(&mut edge, 5 * SECOND, 1000, 10);
+        assert_eq!(less, Some(Promise { due, window: 10 }), "what the kernel accepts");
+        assert_eq!(edge.shown, 1000 + 10 * 128, "is what counts");
+        assert_eq!(promise(&mut edge, due, 1000, 500), None, "it is time");
         edge.due = 8 * SECOND;
         assert_eq!(window(&mut edge, 7 * SECOND, 1000, 500), Some(0), "still stopped");
     }

@@ -99,7 +99,7 @@ mod tests {
         while now < SECOND * (seconds + 1) {
             let _: Grant = grant(&mut edge, &shared, &at(now, next));
             let shown = wire::window(&mut edge, now, next, OFFERED).unwrap_or(OFFERED);
-            let window = match wire::promise(&edge, now, next, OFFERED) {
+            let window = match wire::promise(&mut edge, now, next, OFFERED) {
                 Some(promise) => {
                     assert_eq!(shown, 0, "closed until then");
                     now = promise.due;

@@ -114,7 +114,10 @@ fn decide(skb: *mut __sk_buff) -> Option<Change> {
     let place = Place { network, transport: network + header, length };
     let [words] = packet.read(header + DATA_OFFSET)?;
     let bare = place.transport + u32::from(words >> 4) * 4 == length && flags & FIN == 0;
-    let promise = wire::promise(&flow.edge, now, acknowledged, offered).filter(|_| bare);
+    let promise = match bare {
+        true => wire::promise(&mut flow.edge, now, acknowledged, offered),
+        false => None,
+    };
     let later = match promise {
         Some(promise) => Later { promise, slot: flow.limit - 1, netns: namespace(sk) },
         None => Later::NEVER,
