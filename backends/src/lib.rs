@@ -28,6 +28,7 @@ pub mod neighbours;
 pub mod netfilter;
 pub mod netns;
 pub mod nft;
+mod packet_socket;
 pub mod queue;
 pub mod rehearsal;
 pub mod rtnetlink;

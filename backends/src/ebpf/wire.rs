@@ -18,7 +18,7 @@ use chadthrottle_core::{Error, Result};
 use chadthrottle_ebpf::layout::{LINKED, LINKING};
 use tracing::debug;
 
-use super::kept::Sender;
+use super::kept::{self, Sender};
 use crate::{
     bpf,
     links::{self, Watch},
@@ -122,17 +122,25 @@ impl Wire {
 
 impl Place {
     fn enter(netns: &Netns, sender: Option<&Sender>) -> Result<Self> {
-        let entered = sender.map(|sender| sender.enter(netns)).transpose();
-        if let Err(error) = &entered {
-            debug!("no acknowledgement is sent again in {netns}: {error}");
-        }
-        let (watch, socket) =
-            netns::run_in(netns, || Result::Ok((Watch::start()?, links::socket()?)))??;
+        let (watch, socket, frames) = netns::run_in(netns, || {
+            Result::Ok((Watch::start()?, links::socket()?, kept::packet_socket()))
+        })??;
+        let clocked = match (sender, frames) {
+            (Some(sender), Ok(frames)) => {
+                sender.enter(netns, frames);
+                true
+            }
+            (_, Err(error)) => {
+                debug!("no acknowledgement is sent again in {netns}: a packet socket: {error}");
+                false
+            }
+            (None, Ok(_)) => false,
+        };
         Ok(Self {
             netns: netns.clone(),
             socket,
             watch,
-            clocked: matches!(entered, Ok(Some(()))),
+            clocked,
             changed: true,
             linking: None,
             links: BTreeMap::new(),

@@ -7,7 +7,6 @@
 //! past routes and filters that it has passed already. One that is lost costs the sender its 200 ms.
 
 mod segment;
-mod sys;
 mod waiting;
 
 use std::{
@@ -31,15 +30,20 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use segment::Segment;
-pub(super) use sys::packet_socket;
 use tracing::{debug, warn};
 use waiting::Waiting;
 
 use super::maps::typed;
 use crate::{
-    netns::{self, Netns},
+    netns::Netns,
+    packet_socket::{self, Headers},
     worker::{Wake, come_first},
 };
+
+/// What they are sent by, in the network namespace of the calling thread. Needs `CAP_NET_RAW`.
+pub(super) fn packet_socket() -> io::Result<OwnedFd> {
+    packet_socket::open(Headers::Raw)
+}
 
 /// The thread that sends them. It ends when this is dropped.
 pub(super) struct Sender {
@@ -75,13 +79,9 @@ impl Sender {
         Ok(Self { orders, wake, thread: Some(thread) })
     }
 
-    /// Sends for sockets in this namespace as well.
-    pub(super) fn enter(&self, netns: &Netns) -> Result<()> {
-        let made = netns::run_in(netns, packet_socket)?;
-        let socket =
-            made.map_err(|error| Error::io("make a packet socket in", netns, error))?;
+    /// Sends for sockets in this namespace as well, by a socket of [`packet_socket`] made there.
+    pub(super) fn enter(&self, netns: &Netns, socket: OwnedFd) {
         self.order(Order::Enter(netns.id(), socket));
-        Ok(())
     }
 
     /// No more for sockets in this one.
@@ -143,10 +143,7 @@ fn serve(wake: &Wake, orders: &Receiver<Order>, mut kept: RingBuf<MapData>) -> i
 
 /// Returns when there is something new, or after so many ns.
 fn wait_for(kept: &RingBuf<MapData>, wake: &Wake, wait: Option<u64>) -> io::Result<()> {
-    let wait = wait.map(Duration::from_nanos).map(|wait| Timespec {
-        tv_sec: wait.as_secs().cast_signed(),
-        tv_nsec: wait.subsec_nanos().into(),
-    });
+    let wait = wait.and_then(|wait| Timespec::try_from(Duration::from_nanos(wait)).ok());
     let mut fds = [
         PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN),
         PollFd::from_borrowed_fd(kept.as_fd(), PollFlags::IN),
@@ -170,7 +167,8 @@ fn now() -> u64 {
 fn send(sockets: &BTreeMap<u64, OwnedFd>, segment: &Segment) {
     // Not there: of a namespace that no limit is in any more.
     if let Some(socket) = sockets.get(&segment.netns)
-        && let Err(error) = sys::send(socket, segment)
+        && let Err(error) =
+            packet_socket::send(socket, segment.interface, segment.protocol, &segment.bytes)
     {
         debug!("an acknowledgement is not sent again: {error}");
     }

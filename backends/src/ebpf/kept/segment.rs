@@ -2,14 +2,14 @@
 
 use std::mem::offset_of;
 
-use chadthrottle_ebpf::layout::{KEPT_BYTES, Kept};
+use chadthrottle_ebpf::{
+    layout::{KEPT_BYTES, Kept},
+    packet::TCP,
+};
 
 /// Where a TCP header has the window and the checksum.
 const WINDOW: usize = 14;
 const CHECKSUM: usize = 16;
-/// `IPPROTO_TCP`.
-const TCP: u8 = 6;
-
 /// What tells connections of a namespace apart: addresses and ports, and the namespace.
 pub(super) type Connection = Vec<u8>;
 

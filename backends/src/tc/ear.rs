@@ -9,8 +9,6 @@
 //! A connection is heard with its SYN (uploads) or with the answer (downloads): where packets need
 //! time to travel it is known before it carries data.
 
-mod sys;
-
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
@@ -21,6 +19,7 @@ use netlink_packet_route::tc::TcU32Selector;
 use rustix::{io::Errno, net::RecvFlags};
 
 use super::u32::{key, terminal};
+use crate::packet_socket::{self, Headers};
 
 /// Packets with SYN, of IPv4 (family 0, without IP options) or IPv6.
 pub(super) fn selector(family: usize) -> TcU32Selector {
@@ -73,9 +72,9 @@ pub(super) struct Ear(Arc<OwnedFd>);
 impl Ear {
     /// In the network namespace of the calling thread. Needs `CAP_NET_RAW`.
     pub(super) fn open(device: u32) -> Result<Self> {
-        let socket = sys::packet_socket().and_then(|socket| {
-            sys::attach(&socket, &PROGRAM)?;
-            sys::bind(&socket, device)?;
+        let socket = packet_socket::open(Headers::Cooked).and_then(|socket| {
+            packet_socket::attach(&socket, &PROGRAM)?;
+            packet_socket::bind(&socket, device)?;
             Ok(socket)
         });
         socket.map(|socket| Self(Arc::new(socket))).map_err(|error| {
