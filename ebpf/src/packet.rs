@@ -10,8 +10,12 @@ pub const MSS: u64 = 1448;
 pub const TCP: u8 = 6;
 /// `IPPROTO_UDP`.
 const UDP: u8 = 17;
-/// Where a TCP header says how long it is, bytes.
-const TCP_DATA_OFFSET: u32 = 12;
+/// Where a TCP header says how long it is, bytes ...
+pub const TCP_DATA_OFFSET: u32 = 12;
+/// ... where it has its window ...
+pub const TCP_WINDOW: u32 = 14;
+/// ... and its checksum.
+pub const TCP_CHECKSUM: u32 = 16;
 /// Bytes of a UDP header.
 const UDP_HEADER: u32 = 8;
 /// Bytes of the fixed IPv6 header.

@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use chadthrottle_ebpf::{
     layout::{DOWNLOAD, Flow, LOCAL},
-    packet::{Bytes, TCP, transport},
+    packet::{Bytes, TCP, TCP_CHECKSUM, TCP_DATA_OFFSET, TCP_WINDOW, transport},
     program::Packet,
     wire,
 };
@@ -30,13 +30,9 @@ use super::{
 pub(crate) const NEXT: i32 = -1;
 /// BPF_HDR_START_NET.
 const NETWORK: u32 = 1;
-/// Of a TCP header: where it has the acknowledgement, its length, the flags, the window, the
-/// checksum.
+/// Of a TCP header: where it has the acknowledgement and the flags.
 const ACKNOWLEDGEMENT: u32 = 8;
-const DATA_OFFSET: u32 = 12;
 const FLAGS: u32 = 13;
-const WINDOW: u32 = 14;
-const CHECKSUM: u32 = 16;
 /// Bytes of the window, as `bpf_l4_csum_replace` wants them in its flags.
 const WINDOW_SIZE: u64 = 2;
 const FIN: u8 = 1;
@@ -103,7 +99,7 @@ fn decide(skb: *mut __sk_buff) -> Option<Change> {
         return None;
     }
     let acknowledged = u32::from_be_bytes(packet.read(header + ACKNOWLEDGEMENT)?);
-    let old: [u8; 2] = packet.read(header + WINDOW)?;
+    let old: [u8; 2] = packet.read(header + TCP_WINDOW)?;
     // SAFETY: a helper call without pointers.
     let now = unsafe { bpf_ktime_get_ns() };
     let offered = u16::from_be_bytes(old);
@@ -112,7 +108,7 @@ fn decide(skb: *mut __sk_buff) -> Option<Change> {
     // SAFETY: the program's own context.
     let length = unsafe { (*skb).len };
     let place = Place { network, transport: network + header, length };
-    let [words] = packet.read(header + DATA_OFFSET)?;
+    let [words] = packet.read(header + TCP_DATA_OFFSET)?;
     let bare = place.transport + u32::from(words >> 4) * 4 == length && flags & FIN == 0;
     let promise = match bare {
         true => wire::promise(&mut flow.edge, now, acknowledged, offered),
@@ -154,7 +150,7 @@ fn write(skb: *mut __sk_buff, Change { place, old, new, .. }: &Change) {
     let from = new.as_ptr().cast();
     // SAFETY: the program's own context, and two bytes. What the kernel refuses stays as it is.
     unsafe {
-        bpf_l4_csum_replace(skb, header + CHECKSUM, word(*old), word(*new), WINDOW_SIZE);
-        bpf_skb_store_bytes(skb, header + WINDOW, from, WINDOW_SIZE as u32, 0);
+        bpf_l4_csum_replace(skb, header + TCP_CHECKSUM, word(*old), word(*new), WINDOW_SIZE);
+        bpf_skb_store_bytes(skb, header + TCP_WINDOW, from, WINDOW_SIZE as u32, 0);
     }
 }

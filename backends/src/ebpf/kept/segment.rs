@@ -4,12 +4,12 @@ use std::mem::offset_of;
 
 use chadthrottle_ebpf::{
     layout::{KEPT_BYTES, Kept},
-    packet::TCP,
+    packet::{TCP, TCP_CHECKSUM, TCP_WINDOW},
 };
 
 /// Where a TCP header has the window and the checksum.
-const WINDOW: usize = 14;
-const CHECKSUM: usize = 16;
+const WINDOW: usize = TCP_WINDOW as usize;
+const CHECKSUM: usize = TCP_CHECKSUM as usize;
 /// What tells connections of a namespace apart: addresses and ports, and the namespace.
 pub(super) type Connection = Vec<u8>;
 
