@@ -220,15 +220,17 @@ impl Shape {
             // struct tc_fifo_qopt
             return queueing(spot, own, "bfifo", words(&[queue]));
         }
-        // CoDel's own target of 5 ms is less than some frames take, and without an RTT it leaves
-        // one connection too small a window.
-        let frame_us = 1_000_000 * u64::from(self.frame) / self.rate;
-        let target = (2 * frame_us).clamp(20_000, 50_000) as u32;
+        // Flows take turns, and CoDel leaves alone what steering lets wait ([`crate::steer`]): with a
+        // target of 20 to 50 ms it dropped what had just been allowed. At low rates what is
+        // allowed are two segments. A full queue loses one packet of its longest flow, not half of it.
+        let frames_us = 3_000_000 * u64::from(self.frame) / self.rate;
+        let target = frames_us.clamp(QUEUE.as_micros() as u64, 10_000_000) as u32;
         let options = vec![
             TcOption::FqCodel(TcQdiscFqCodelOption::Target(target)),
-            TcOption::FqCodel(TcQdiscFqCodelOption::Interval(100_000.max(target * 2))),
+            TcOption::FqCodel(TcQdiscFqCodelOption::Interval(2 * target)),
             TcOption::FqCodel(TcQdiscFqCodelOption::Limit(queue.div_ceil(1_000))),
             TcOption::FqCodel(TcQdiscFqCodelOption::Ecn(0)),
+            TcOption::FqCodel(TcQdiscFqCodelOption::DropBatchSize(1)),
         ];
         queueing(spot, own, "fq_codel", options)
     }

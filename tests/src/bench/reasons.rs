@@ -59,7 +59,7 @@ fn of_tc(cell: &Cell, missed: &str) -> &'static str {
             "the first windows are lost in part: what waits for its sender's timer comes seconds later"
         }
         (Protocol::Udp, Download, "Jain") => {
-            "this kernel has no fq_codel: of senders in step it is always the same that find room in a fifo"
+            "this kernel has no fq_codel: of senders in step it is always the same that find room in a fifo (with it, in a guest: 1.000)"
         }
         (Protocol::Tcp, Download, "cv" | "steady" | "Jain") => {
             "what comes after a dropped segment reaches the application when that was sent again, a \

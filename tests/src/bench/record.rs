@@ -27,12 +27,12 @@ impl fmt::Display for Row {
         let Self { limiter, cell, outcome } = self;
         match outcome {
             Ok(outcome) => {
-                let Outcome { whole, steady, first, cv, .. } = outcome;
+                let Outcome { whole, steady, first, jain, cv, .. } = outcome;
                 let missed = outcome.missed(cell);
                 write!(
                     f,
                     "{limiter}, {cell}: whole {whole:.3}, steady {steady:.3}, first second \
-                     {first:.2}, retr {:.2} %, cv {cv:.2}",
+                     {first:.2}, retr {:.2} %, Jain {jain:.3}, cv {cv:.2}",
                     outcome.retransmitted * 100.0
                 )?;
                 if missed.is_empty() {
