@@ -1,15 +1,12 @@
-//! What only the tc backend promises: others' qdiscs and filters, stacked interfaces, namespaces.
+//! What only the tc backend promises: others' qdiscs and filters, new connections, what its devices say.
 
-use std::{path::PathBuf, thread, time::Duration};
+use std::{thread, time::Duration};
 
-use chadthrottle_backends::sockets::{self, Protocol};
-use chadthrottle_core::{Host, process::Process};
 use chadthrottle_tests::{
     conformance::{GLANCE, MEASURE, SETTLE, TOLERANCE},
     lab::Family::V4,
-    leftovers::run_files,
     load::{Load, Plan, Role},
-    process::{Place, Running, eventually, sh, tool},
+    process::{Running, eventually, tool},
     rates::{self, TEN_MBIT},
     stage::{
         Direction::{Download, Upload},
@@ -106,25 +103,6 @@ fn cleans_after_an_interface_vanished() {
     let mut throttle = stage.limit(Upload, target.pid());
     throttle.kill_with_guardian();
     stage.lab.rewire();
-    let clean = stage.output(&["clean"]);
-    assert!(clean.status.success(), "{}", String::from_utf8_lossy(&clean.stderr));
-    stage.end();
-}
-
-/// A namespace that is gone took everything with it: nothing is left to be cleaned.
-#[test]
-fn cleans_after_a_namespace_vanished() {
-    let stage = Stage::new("tc");
-    let name = format!("ct-{}-gone", std::process::id());
-    sh(&format!("ip netns add {name}"));
-    let place = Place::in_namespace(PathBuf::from("/run/netns").join(&name));
-    let sleeper = Running::start(place.command("sleep").arg("60"));
-    let pid = sleeper.pid().to_string();
-    let mut throttle = stage.run_from_host(&["-u", "10mbit", "--pid", &pid]);
-    throttle.kill_with_guardian();
-    drop(sleeper);
-    sh(&format!("ip netns del {name}"));
-    assert!(!run_files(&stage.run_dir()).is_empty(), "there is something to be cleaned");
     let clean = stage.output(&["clean"]);
     assert!(clean.status.success(), "{}", String::from_utf8_lossy(&clean.stderr));
     stage.end();
@@ -253,33 +231,6 @@ fn a_deleted_device_is_replaced() {
     stage.end();
 }
 
-/// A limit follows its target into another namespace and holds over both.
-#[test]
-fn two_namespaces_share_the_rate() {
-    let stage = Stage::new("tc");
-    let (one, far) = transfer(&stage, Role::Send, Role::Recv);
-    let address = stage.lab.near_address(V4);
-    // The second target sends from the far namespace.
-    let near = Plan::accept(address, Role::Recv).start(&stage.near());
-    let two = Plan::connect(address, Role::Send).rate(100.0).start(&stage.far());
-    near.wait_connected();
-    let (first, second) = (one.pid().to_string(), two.pid().to_string());
-    let throttle = stage.run_from_host(&["-u", "10mbit", "--pid", &first, "--pid", &second]);
-    thread::sleep(2 * SETTLE);
-    let before = near.bins().len();
-    let mut bins = far.watch(MEASURE);
-    for (sum, bin) in bins.iter_mut().zip(near.bins().split_off(before)) {
-        *sum += bin;
-    }
-    rates::assert_rate("both together", &bins, TEN_MBIT, TOLERANCE);
-    drop(two);
-    // What the one that ended had goes to the other.
-    let grown = eventually(MEASURE, || rates::mean(&far.watch(SETTLE)) > 0.8 * TEN_MBIT);
-    assert!(grown, "the share of the target that ended is lost");
-    throttle.stop();
-    stage.end();
-}
-
 /// A rate above 34 Gbit/s does not fit into 32 bits of bytes: the kernel must have it whole.
 #[test]
 fn forty_gigabit() {
@@ -313,65 +264,4 @@ fn gigabits(text: &str) -> f64 {
         unit => panic!("{unit} is no unit"),
     };
     number.parse::<f64>().expect("a number") * scale
-}
-
-/// What the connections of a process were told: the pace and the window of each, in bytes (a second).
-fn told(pid: u32) -> Vec<(u64, u32)> {
-    let host = Host::detect().expect("a host");
-    let process = Process::open(&host, pid.cast_signed()).expect("it runs");
-    let sockets = sockets::of_process(&host, &process).expect("its sockets");
-    let tcp = sockets.iter().filter(|socket| socket.info.protocol == Protocol::Tcp);
-    tcp.map(|socket| {
-        let pace = sockets::pace(&socket.fd).expect("SO_MAX_PACING_RATE");
-        (pace, sockets::window_clamp(&socket.fd).expect("TCP_WINDOW_CLAMP"))
-    })
-    .collect()
-}
-
-/// Four connections are told their shares, and have their own pace and window back after `end`.
-fn told_until(end: impl FnOnce(&Stage, &mut Throttle)) {
-    /// 10 Mbit/s in bytes a second, with a little more for an empty queue.
-    const MOST: u64 = 1_250_000 * 105 / 100;
-    let stage = Stage::new("tc");
-    let address = stage.lab.far_address(V4);
-    let _far = Plan::accept(address, Role::Recv).flows(4).rate(100.0).start(&stage.far());
-    let near = Plan::connect(address, Role::Send).flows(4).rate(100.0).start(&stage.near());
-    near.wait_connected();
-    let pid = near.pid().to_string();
-    let mut throttle = stage.run(&["-u", "10mbit", "-d", "10mbit", "--pid", &pid]);
-    thread::sleep(2 * SETTLE);
-    let during = told(near.pid());
-    assert_eq!(during.len(), 4);
-    let paces: u64 = during.iter().map(|(pace, _)| pace).sum();
-    assert!(paces <= MOST, "paced to {paces} bytes a second together: {during:?}");
-    // Nothing is received: each may have what a fifth one would get at RTT 0 in 50 ms.
-    assert!(during.iter().all(|(_, window)| *window < 100_000), "{during:?}");
-    end(&stage, &mut throttle);
-    let free = |(pace, window): &(u64, u32)| *pace == u64::MAX && *window > 1_000_000;
-    let freed = eventually(SETTLE, || told(near.pid()).iter().all(free));
-    assert!(freed, "still told: {:?}", told(near.pid()));
-    drop(near);
-    stage.end();
-}
-
-/// Ctrl-C.
-#[test]
-fn senders_are_told_until_release() {
-    told_until(|_, throttle| throttle.signal(Signal::INT));
-}
-
-/// kill -9: the guardian frees them.
-#[test]
-fn senders_are_told_until_the_run_is_killed() {
-    told_until(|_, throttle| throttle.kill());
-}
-
-/// kill -9 of both: `clean` frees them.
-#[test]
-fn senders_are_told_until_clean() {
-    told_until(|stage, throttle| {
-        throttle.kill_with_guardian();
-        let clean = stage.output(&["clean"]);
-        assert!(clean.status.success(), "{}", String::from_utf8_lossy(&clean.stderr));
-    });
 }

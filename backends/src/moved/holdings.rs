@@ -280,7 +280,8 @@ pub fn namespaces<'a>(host: &Host, processes: impl Iterator<Item = &'a Process>)
 }
 
 /// Whether the cgroup with this id is one of the places or lies below one.
-fn is_inside(host: &Host, id: u64, places: &[Place]) -> bool {
+#[must_use]
+pub fn is_inside(host: &Host, id: u64, places: &[Place]) -> bool {
     places.iter().any(|place| place.id == id)
         || host
             .cgroups()

@@ -16,7 +16,7 @@ mod mark;
 mod members;
 mod undo;
 
-pub use holdings::{Found, Holdings, Socket, given_away, namespaces};
+pub use holdings::{Found, Holdings, Socket, given_away, is_inside, namespaces};
 pub use mark::{MARK_MASK, Mark, Marked, Slot};
 pub use members::{Members, Place, State};
 pub(crate) use undo::{gather, named};

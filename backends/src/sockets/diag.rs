@@ -87,6 +87,24 @@ impl Diag {
         Ok(sockets)
     }
 
+    /// Whether one of them carries these `bits` of `mask` in its mark (kernel 4.10 and `CAP_NET_ADMIN`).
+    pub fn has_marked(&self, bits: u32, mask: u32) -> Result<bool> {
+        let mut found = false;
+        self.each(false, |response, _, _| {
+            found |= response
+                .nlas
+                .iter()
+                .any(|attribute| matches!(attribute, Nla::Mark(has) if has & mask == bits));
+        })?;
+        Ok(found)
+    }
+
+    /// The namespace, see [`super::netns_cookie`].
+    #[must_use]
+    pub fn netns_cookie(&self) -> Option<u64> {
+        super::netns_cookie(&self.0)
+    }
+
     fn each(
         &self,
         with_info: bool,

@@ -5,7 +5,7 @@
 //! [`super::attention`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -26,7 +26,7 @@ use super::{
     ear::Ear,
     gate::{self, Gates},
     limit::Active,
-    marks,
+    marks, space,
 };
 use crate::{
     moved::Slot,
@@ -53,6 +53,8 @@ struct State {
     gates: Gates,
     next: u32,
     notices: Vec<Notice>,
+    /// The namespaces that the guardian keeps for us.
+    kept: BTreeSet<u64>,
     /// Our marks, where packets are known by them.
     slot: Option<Slot>,
     stopping: bool,
@@ -70,6 +72,7 @@ impl TcEngine {
                 gates: Gates::default(),
                 next: 0,
                 notices: Vec::new(),
+                kept: BTreeSet::new(),
                 slot,
                 stopping: false,
             }),
@@ -195,6 +198,7 @@ impl State {
         }
         gate::release(&held);
         self.follow_gates();
+        self.follow_namespaces();
     }
 
     /// Holds what opens connections where something is limited.
@@ -202,6 +206,17 @@ impl State {
         let Self { gates, limits, notices, .. } = self;
         let said = gates.follow(limits.values().flat_map(Active::gated));
         notices.extend(said.into_iter().map(Notice::Warning));
+    }
+
+    /// Has the guardian let go of namespaces in which nothing is limited any more.
+    fn follow_namespaces(&mut self) {
+        let needed: BTreeSet<u64> = self.limits.values().flat_map(Active::namespaces).collect();
+        for left in self.kept.difference(&needed) {
+            if let Err(error) = self.journal.let_go(&space::label(*left)) {
+                warn!("{error}");
+            }
+        }
+        self.kept = needed;
     }
 
     fn active(&mut self, id: LimitId) -> Result<&mut Active> {
@@ -213,7 +228,9 @@ impl State {
             return (Counters::default(), Err(unknown()));
         };
         self.follow_gates();
-        active.release((&self.journal, &self.host))
+        let released = active.release((&self.journal, &self.host));
+        self.follow_namespaces();
+        released
     }
 }
 
@@ -228,6 +245,7 @@ impl Engine for TcEngine {
         let active = Active::start(id, targets, limits, mark, (journal, host), notices)?;
         state.limits.insert(id, active);
         state.follow_gates();
+        state.follow_namespaces();
         drop(state);
         // Until then the thread does not wait for what this limit hears.
         self.shared.wake.wake();

@@ -26,8 +26,9 @@ pub(super) struct Known {
     shared: HashSet<u64>,
     /// Those whose sharing has been found out.
     examined: HashSet<u64>,
-    /// Cookies of the target's sockets: one that was closed sends the rest without an owner.
-    cookies: HashSet<u64>,
+    /// Cookies of the target's sockets in each namespace: one that was closed sends the rest without
+    /// an owner.
+    cookies: HashMap<u64, HashSet<u64>>,
     pids: Vec<i32>,
     stale: bool,
 }
@@ -72,13 +73,19 @@ impl Known {
         let connections = ours.iter().filter(|socket| is_open(socket));
         let connections: HashMap<u64, u64> =
             connections.map(|socket| (socket.inode, socket.cookie)).collect();
-        let before = self.connections.entry(netns).or_default();
+        let before = self.connections.remove(&netns).unwrap_or_default();
         self.news |= connections.keys().any(|inode| !before.contains_key(inode));
-        *before = connections;
+        if !connections.is_empty() {
+            self.connections.insert(netns, connections);
+        }
         let ours: Vec<u64> = ours.into_iter().map(|socket| socket.cookie).collect();
         let listed: HashSet<u64> = sockets.iter().map(|socket| socket.cookie).collect();
-        self.cookies.retain(|cookie| listed.contains(cookie));
-        self.cookies.extend(ours);
+        let mut cookies = self.cookies.remove(&netns).unwrap_or_default();
+        cookies.retain(|cookie| listed.contains(cookie));
+        cookies.extend(ours);
+        if !cookies.is_empty() {
+            self.cookies.insert(netns, cookies);
+        }
         Ok(())
     }
 
@@ -160,7 +167,7 @@ impl Owned for View<'_> {
     fn has(&self, socket: &DiagSocket) -> bool {
         let created = |id| self.members.iter().any(|members| members.has_cgroup(id));
         let held = match socket.inode {
-            0 => self.known.cookies.contains(&socket.cookie),
+            0 => self.known.cookies.values().any(|cookies| cookies.contains(&socket.cookie)),
             inode => self.known.held.contains_key(&inode),
         };
         held || socket.cgroup.is_some_and(created)

@@ -153,6 +153,10 @@ impl Members {
         self.processes.keys().copied()
     }
 
+    pub(super) fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.processes.values().map(|(process, _)| process)
+    }
+
     pub(super) fn process(&self, pid: i32) -> Option<&Process> {
         self.processes.get(&pid).map(|(process, _)| process)
     }

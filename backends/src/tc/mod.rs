@@ -11,7 +11,7 @@
 //! | `hook` | the clsact qdisc of an interface, where the filters hang |
 //! | `shape`, `shaper`, `passed`, `device` | HTB on an ifb device: rates, bursts, queues, counters |
 //! | `space` | all of it in one network namespace |
-//! | `limit`, `shares` | one limit over all namespaces of its targets |
+//! | `limit`, `shares`, `presence` | one limit over all namespaces of its targets |
 //! | `engine` | all limits, and the thread that looks after new sockets |
 //! | `undo` | taking back what a dead instance left |
 //! | `probe` | what this kernel lets us do |
@@ -35,6 +35,7 @@ mod marks;
 mod members;
 mod message;
 mod passed;
+mod presence;
 mod probe;
 mod scratch;
 mod senders;

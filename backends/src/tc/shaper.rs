@@ -24,6 +24,8 @@ use crate::{
 
 /// Fast enough to let what waits go at once.
 const OPEN: u64 = 12_500_000_000;
+/// From how much time at least it is told what is used.
+const SPAN: Duration = Duration::from_millis(100);
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -42,9 +44,9 @@ pub(super) struct Shaper {
     bare: u64,
     /// What crossed interfaces without that header, as of the last refresh.
     crossed: Option<u64>,
-    /// Payload, bytes per second, between the last two refreshes.
+    /// Payload, bytes per second, that passed lately, up to `measured`: when, and how much by then.
     recent: u64,
-    read: Instant,
+    measured: (Instant, u64),
 }
 
 impl Shaper {
@@ -88,7 +90,7 @@ impl Shaper {
             bare: 0,
             crossed: None,
             recent: 0,
-            read: Instant::now(),
+            measured: (Instant::now(), 0),
         }
     }
 
@@ -194,17 +196,20 @@ impl Shaper {
     /// Reads what passed, and sets the rate of frames so that payload comes at the rate asked for.
     /// So many packets, whoever's, crossed interfaces without an Ethernet header up to now.
     pub(super) fn refresh(&mut self, rt: &mut Socket, crossed: u64) -> Result<()> {
-        let (Count { bytes: before, packets, .. }, now) = (self.count(), Instant::now());
+        let (packets, now) = (self.count().packets, Instant::now());
         self.passed = self.read(rt)?;
         let packets = self.count().packets.saturating_sub(packets);
         let last = self.crossed.replace(crossed).unwrap_or(crossed);
         self.bare += without_ethernet(packets, crossed.saturating_sub(last));
         let frames = self.passed.iter().map(|passed| passed.bytes).sum();
         let payload = self.count().bytes;
-        let micros = now.duration_since(self.read).as_micros().max(1);
-        let payload_since = u128::from(payload.saturating_sub(before));
-        self.recent = (payload_since * 1_000_000 / micros) as u64;
-        self.read = now;
+        let (last, before) = self.measured;
+        let time = now.duration_since(last);
+        if time >= SPAN {
+            let since = u128::from(payload.saturating_sub(before));
+            self.recent = (since * 1_000_000 / time.as_micros()) as u64;
+            self.measured = (now, payload);
+        }
         if self.correction.reckon(frames, payload, now) {
             self.apply(rt)?;
         }

@@ -5,14 +5,16 @@ use std::{collections::HashSet, time::Duration};
 use chadthrottle_core::{
     BackendId, Error, ErrorKind, Host, Limits, Notice, Result, Target,
     journal::{Entry, Journal, Undo},
+    process::Process,
 };
 
 use super::{
-    flows::{Flow, Selected, select},
+    flows::{Flow, Owned, Selected, select},
     gate,
     known::Known,
     marks::Marks,
     members::{Members, State},
+    presence::{self, Names},
     senders::Senders,
     space::{How, Space},
 };
@@ -80,6 +82,37 @@ impl Who {
             }
             Self::Marks(marks) => marks.namespaces(host),
         }
+    }
+
+    /// Whether a socket of the targets is listed in this namespace.
+    pub(super) fn has_sockets_in(&self, space: &Space, host: &Host) -> Result<bool> {
+        let sockets = space.sockets()?;
+        Ok(match self {
+            Self::Flows { members, known, .. } => {
+                let view = known.view(members);
+                sockets.iter().any(|socket| view.has(socket))
+            }
+            Self::Marks(marks) => {
+                marks.have_cgroup_of(host, &sockets) || space.has_marked(marks.mark)?
+            }
+        })
+    }
+
+    /// Whether a thread of the targets may be there, or a socket that they hold belong there, see
+    /// [`super::presence`].
+    pub(super) fn may_be_in(
+        &self,
+        names: Names,
+        host: &Host,
+        elsewhere: &HashSet<u64>,
+    ) -> bool {
+        let processes: Vec<&Process> = match self {
+            Self::Flows { members, .. } => {
+                members.iter().flat_map(Members::processes).collect()
+            }
+            Self::Marks(marks) => marks.processes().collect(),
+        };
+        presence::may_be_in(host, names, &processes, elsewhere)
     }
 
     /// Looks who belongs to the targets now; `None` when that was not necessary. `fresh`: nothing

@@ -109,10 +109,6 @@ pub fn of_figure(backend: &str, what: &str) -> &'static str {
         return "16 windows of two segments, with less than which receivers acknowledge late, are 46 kB: they \
                 fill the queue of 30 kB, the least that one holds, which at 1M takes 0.23 s";
     }
-    if backend == "tc" && what.starts_with("both directions") {
-        return "the programs join their cgroup before they enter their namespace: the one they left keeps a tenth of \
-                an even share";
-    }
     if backend != "ebpf" {
         return UNKNOWN;
     }

@@ -22,21 +22,15 @@ impl Active {
         let same = Direction::BOTH.into_iter().all(|direction| {
             limits.get(direction).is_some() == self.limits.get(direction).is_some()
         });
-        self.limits = *limits;
         self.senders.hurry();
         if same {
-            for space in self.spaces.values_mut() {
-                for direction in Direction::BOTH {
-                    if let Some(limit) = limits.get(direction) {
-                        space.set_rate(direction, limit.rate.bytes_per_second())?;
-                    }
-                }
-            }
-            return if self.spaces.len() > 1 { self.share() } else { Ok(()) };
+            self.limits = *limits;
+            return self.share();
         }
         // A direction that is free from now on has nothing to tell.
         self.who.free(&mut self.senders, ledger)?;
         self.count()?;
+        self.limits = *limits;
         let all: Vec<u64> = self.spaces.keys().copied().collect();
         all.into_iter().try_for_each(|netns| self.renew(netns, ledger))
     }
@@ -94,7 +88,7 @@ impl Active {
 }
 
 /// Ends the limit in these namespaces: filters first, then what waits may go, then the devices.
-fn finish(mut spaces: Vec<Space>, ledger: Ledger<'_>) -> Result<()> {
+pub(super) fn finish(mut spaces: Vec<Space>, ledger: Ledger<'_>) -> Result<()> {
     let mut outcome = Ok(());
     for space in &mut spaces {
         outcome = outcome.and(space.open(Some(ledger)));

@@ -1,6 +1,7 @@
 //! One limit in force: its targets, their sockets, and the namespaces they are limited in.
 
 mod change;
+mod namespaces;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -8,10 +9,9 @@ use std::{
 };
 
 use chadthrottle_core::{
-    Counters, Direction, Host, LimitId, Limits, Notice, Result, Target, error::Error,
-    journal::Journal,
+    Counters, Host, LimitId, Limits, Notice, Result, Target, journal::Journal,
 };
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
     attention::NEWS, ear::Ear, members::State, senders::Senders, shares, space::Space, who::Who,
@@ -93,6 +93,11 @@ impl Active {
         now.duration_since(self.changed) < NEWS
     }
 
+    /// Where it limits now.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = u64> {
+        self.spaces.keys().copied()
+    }
+
     /// What hears of new connections.
     pub(super) fn ears(&self) -> impl Iterator<Item = &Ear> {
         self.spaces.values().flat_map(|space| &space.ears)
@@ -142,7 +147,8 @@ impl Active {
             }
             self.report(id, &states, notices);
         }
-        self.enter_namespaces(ledger, notices)?;
+        let here = self.who.namespaces(ledger.1);
+        self.enter(&here, ledger, notices)?;
         let mut outcome = Ok(());
         let mut found = Vec::new();
         for (netns, space) in &mut self.spaces {
@@ -178,6 +184,7 @@ impl Active {
             }
             outcome = outcome.and(self.replace_lost(ledger, &mut said));
             outcome = outcome.and(self.who.let_go(&mut self.senders, ledger));
+            outcome = outcome.and(self.leave(&here, ledger));
         }
         if now.duration_since(self.counted) >= COUNT {
             self.counted = now;
@@ -217,62 +224,6 @@ impl Active {
         }
     }
 
-    /// Limits the target in namespaces that it has entered since.
-    fn enter_namespaces(
-        &mut self,
-        ledger: Ledger<'_>,
-        notices: &mut Vec<Notice>,
-    ) -> Result<()> {
-        for netns in self.who.namespaces(ledger.1) {
-            if self.spaces.contains_key(&netns.id()) {
-                continue;
-            }
-            debug!("limiting in {netns}");
-            let mut space = Space::create(&netns, &self.limits, &self.who.how(), Some(ledger))?;
-            if let Err(error) = space.listen() {
-                notices.push(deaf(&error));
-            }
-            for (name, direction) in space.behind_others() {
-                notices.push(Notice::Warning(format!(
-                    "others have filters for the {direction} on {name}, which are asked before \
-                     ours: what they accept for good is not limited"
-                )));
-            }
-            self.spaces.insert(netns.id(), space);
-            if self.spaces.len() > 1 {
-                self.share()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the counters, and divides the rates among the namespaces by what they use. Goes on
-    /// after an error and returns the first.
-    fn count(&mut self) -> Result<()> {
-        let mut refreshed = Ok(());
-        for space in self.spaces.values_mut() {
-            refreshed = refreshed.and(space.refresh());
-        }
-        if self.spaces.len() > 1 {
-            self.share()?;
-        }
-        refreshed
-    }
-
-    /// A device shapes one namespace only: the limit is divided, so that it holds over all.
-    fn share(&mut self) -> Result<()> {
-        for direction in Direction::BOTH {
-            let Some(limit) = self.limits.get(direction) else { continue };
-            let rate = limit.rate.bytes_per_second();
-            let uses: Vec<_> =
-                self.spaces.values_mut().map(|space| space.used(direction)).collect();
-            for (space, share) in self.spaces.values_mut().zip(shares::divide(rate, &uses)) {
-                space.set_rate(direction, share)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Of this moment.
     pub(super) fn read_counters(&mut self) -> Result<Counters> {
         self.count()?;
@@ -284,10 +235,4 @@ impl Active {
         let all = self.spaces.values().map(Space::counters);
         all.fold(self.before, shares::sum)
     }
-}
-
-fn deaf(error: &Error) -> Notice {
-    Notice::Warning(format!(
-        "new connections may be free until sockets are listed the next time, for up to 40 ms: {error}"
-    ))
 }

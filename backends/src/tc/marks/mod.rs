@@ -16,9 +16,12 @@ mod conntrack;
 mod filters;
 mod table;
 
+use std::collections::BTreeSet;
+
 use chadthrottle_core::{
     BackendId, Error, ErrorKind, Host, Result, Target,
     journal::{Entry, Journal, Undo},
+    process::Process,
 };
 
 pub(super) use conntrack::clear;
@@ -29,6 +32,7 @@ use super::{members::State, senders::Senders};
 use crate::{
     moved::{self, Holdings, MARK_MASK, Mark, Members, Place},
     netns::Netns,
+    sockets::DiagSocket,
     steer::Reach,
 };
 
@@ -136,10 +140,20 @@ impl Marks {
         self.holdings.connections()
     }
 
+    pub(super) fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.members.iter().flat_map(Members::processes)
+    }
+
+    /// Whether one of these sockets was created in a cgroup of the targets.
+    pub(super) fn have_cgroup_of(&self, host: &Host, sockets: &[DiagSocket]) -> bool {
+        let cgroups: BTreeSet<u64> =
+            sockets.iter().filter_map(|socket| socket.cgroup).collect();
+        cgroups.into_iter().any(|id| moved::is_inside(host, id, &self.places))
+    }
+
     /// The namespaces of the members; for a cgroup ours too, from where a command comes.
     pub(super) fn namespaces(&self, host: &Host) -> Vec<Netns> {
-        let processes = self.members.iter().flat_map(Members::processes);
-        let mut found = moved::namespaces(host, processes);
+        let mut found = moved::namespaces(host, self.processes());
         let cgroup = self.targets.iter().any(|target| matches!(target, Target::Cgroup(_)));
         if cgroup && !found.contains(&self.home) {
             found.push(self.home.clone());

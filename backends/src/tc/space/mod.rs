@@ -17,15 +17,16 @@ use tracing::{debug, warn};
 use super::{
     ear::Ear,
     marks::{self, Table},
+    presence::Names,
     shaper::Shaper,
     shares::Use,
 };
 use crate::{
     links::{self, Watch},
-    moved::{Mark, Place},
+    moved::{MARK_MASK, Mark, Place},
     netns::{self, Netns},
     rtnetlink::Socket,
-    sockets::diag::Diag,
+    sockets::{DiagSocket, diag::Diag},
 };
 use interfaces::{Attached, largest_mtu};
 
@@ -53,6 +54,8 @@ pub(super) struct Space {
     table: Option<Table>,
     /// The line in the journal for what the table leaves on connections.
     tracked: Option<Entry>,
+    /// How many looks in a row found nothing of the target here.
+    pub(super) deserted: u32,
 }
 
 /// How packets are known to be the target's.
@@ -90,6 +93,7 @@ impl Space {
             how: how.clone(),
             table: None,
             tracked: None,
+            deserted: 0,
         };
         match space.furnish(limits, ledger) {
             Ok(()) => Ok(space),
@@ -172,14 +176,23 @@ impl Space {
     }
 
     /// The sockets of the namespace.
-    pub(super) fn sockets(&self) -> Result<Vec<crate::sockets::DiagSocket>> {
+    pub(super) fn sockets(&self) -> Result<Vec<DiagSocket>> {
         self.diag.dump()
     }
 
-    /// What was used of the share of a direction, as of the last refresh.
-    pub(super) fn used(&self, direction: Direction) -> Use {
+    /// Whether a socket here carries this mark.
+    pub(super) fn has_marked(&self, mark: Mark) -> Result<bool> {
+        self.diag.has_marked(mark.value(), MARK_MASK)
+    }
+
+    pub(super) fn names(&self) -> Names {
+        Names { id: self.netns.id(), cookie: self.diag.netns_cookie() }
+    }
+
+    /// What was used of the share of a direction that is limited, as of the last refresh.
+    pub(super) fn used(&self, direction: Direction) -> Option<Use> {
         let found = self.shapers.iter().find(|shaper| shaper.direction == direction);
-        found.map_or(Use { rate: 0, hungry: false }, Shaper::used)
+        found.map(Shaper::used)
     }
 
     /// Reads counters and keeps the rates right. Goes on after an error and returns the first.
