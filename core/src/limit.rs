@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::rate::Rate;
 
 /// Which way payload flows, as the target sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// To the target: ingress.

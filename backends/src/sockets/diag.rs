@@ -70,6 +70,7 @@ pub(super) fn each(
 }
 
 /// Lists the sockets of one namespace again and again.
+#[derive(Debug)]
 pub struct Diag(Socket);
 
 impl Diag {

@@ -26,7 +26,9 @@ use super::{
     ear::Ear,
     gate::{self, Gates},
     limit::Active,
-    marks, space,
+    marks,
+    site::Sites,
+    space,
 };
 use crate::{
     moved::Slot,
@@ -50,6 +52,7 @@ struct State {
     host: Host,
     journal: Journal,
     limits: BTreeMap<LimitId, Active>,
+    sites: Sites,
     gates: Gates,
     next: u32,
     notices: Vec<Notice>,
@@ -69,6 +72,7 @@ impl TcEngine {
                 host: host.clone(),
                 journal: journal.clone(),
                 limits: BTreeMap::new(),
+                sites: Sites::default(),
                 gates: Gates::default(),
                 next: 0,
                 notices: Vec::new(),
@@ -119,8 +123,7 @@ impl Shared {
             if state.stopping {
                 return;
             }
-            let ears: Vec<Ear> =
-                state.limits.values().flat_map(Active::ears).cloned().collect();
+            let ears = state.sites.ears();
             // Before looking: what comes meanwhile is news again.
             ears.iter().for_each(Ear::clear);
             let start = Instant::now();
@@ -239,10 +242,11 @@ impl Engine for TcEngine {
         let mut state = self.shared.state();
         let id = LimitId(state.next);
         state.next += 1;
-        let State { journal, host, notices, slot, .. } = &mut *state;
+        let State { journal, host, notices, slot, sites, .. } = &mut *state;
         // Numbers of marks begin with 1.
         let mark = slot.as_ref().map(|slot| marks::mark(slot, id.0 + 1)).transpose()?;
-        let active = Active::start(id, targets, limits, mark, (journal, host), notices)?;
+        let active =
+            Active::start(id, targets, limits, (mark, sites), (journal, host), notices)?;
         state.limits.insert(id, active);
         state.follow_gates();
         state.follow_namespaces();

@@ -10,7 +10,8 @@
 //! | `senders` | telling the target's connections what passes |
 //! | `hook` | the clsact qdisc of an interface, where the filters hang |
 //! | `shape`, `shaper`, `passed`, `device` | HTB on an ifb device: rates, bursts, queues, counters |
-//! | `space` | all of it in one network namespace |
+//! | `site` | one network namespace, as all limits there share it: interfaces and their filters |
+//! | `space` | one limit in one network namespace |
 //! | `limit`, `shares`, `presence` | one limit over all namespaces of its targets |
 //! | `engine` | all limits, and the thread that looks after new sockets |
 //! | `undo` | taking back what a dead instance left |
@@ -42,6 +43,7 @@ mod senders;
 mod shape;
 mod shaper;
 mod shares;
+mod site;
 mod space;
 mod u32;
 mod undo;

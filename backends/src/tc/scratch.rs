@@ -12,9 +12,10 @@ use super::{
     device::Device,
     flows::{Flow, Tree},
     gate,
-    hook::Hook,
-    marks::{Marking, Table},
+    hook::{Hook, list},
+    marks::{INSTANCE, Marking, Table},
     shaper::Shaper,
+    site::Tenant,
 };
 use crate::{
     links,
@@ -70,7 +71,7 @@ pub(super) const QUESTIONS: [Question; 8] = [
         let links = links::list(&mut scratch.rt)?;
         let link = links.iter().find(|link| link.index == interface.index);
         let link = link.ok_or_else(|| lost("the interface"))?;
-        let hook = Hook::take(&mut scratch.rt, &scratch.netns, link, &Direction::BOTH, None)?;
+        let hook = Hook::take(&mut scratch.rt, &scratch.netns, link, None)?;
         scratch.hook = Some(hook);
         Ok(format!("on {}", link.name))
     }),
@@ -79,7 +80,9 @@ pub(super) const QUESTIONS: [Question; 8] = [
         let hook = scratch.hook.as_ref().ok_or_else(|| lost("the qdisc"))?;
         let mut tree = Tree::plant(&mut scratch.rt, hook, Direction::Download, device)?;
         let flows = flows();
-        tree.sync(&mut scratch.rt, hook, &flows).map_err(|error| match error.errno() {
+        let target = (Tenant::REHEARSAL, device);
+        let synced = tree.sync(&mut scratch.rt, hook, target, &flows);
+        synced.map_err(|error| match error.errno() {
             libc::ENOENT => error.remedy(Remedy::LoadModule("act_mirred".to_owned())),
             _ => error,
         })?;
@@ -90,7 +93,8 @@ pub(super) const QUESTIONS: [Question; 8] = [
         let (Some(hook), Some(tree)) = (&scratch.hook, &scratch.tree) else {
             return Err(lost("the filters"));
         };
-        if tree.is_intact(&mut scratch.rt, hook)? {
+        let listed = list(&mut scratch.rt, hook.spot(Direction::Download))?;
+        if tree.is_intact(&listed, hook) {
             return Ok("the same".to_owned());
         }
         Err(Error::new(ErrorKind::NoBackend, "read back", "filters")
@@ -129,17 +133,21 @@ pub(super) fn try_marks() -> Result<()> {
     let links = links::list(&mut scratch.rt)?;
     let link = links.iter().find(|link| link.index == interface.index);
     let link = link.ok_or_else(|| lost("the interface"))?;
-    let hook = Hook::take(&mut scratch.rt, &scratch.netns, link, &Direction::BOTH, None)?;
+    let hook = Hook::take(&mut scratch.rt, &scratch.netns, link, None)?;
     for direction in Direction::BOTH {
         let rt = &mut scratch.rt;
-        let marking =
-            Marking::plant(rt, &hook, direction, interface.index, mark).map_err(|error| {
-                match error.errno() {
-                    libc::ENOENT => error.remedy(Remedy::LoadModule("act_ctinfo".to_owned())),
-                    _ => error,
-                }
-            })?;
-        if !marking.is_intact(rt, &hook)? {
+        let target = (Tenant::REHEARSAL, interface.index);
+        let planted = Marking::plant(rt, &hook, direction, mark.value() & INSTANCE).and_then(
+            |mut all| {
+                all.admit(rt, &hook, target, mark)?;
+                Ok(all)
+            },
+        );
+        let marking = planted.map_err(|error| match error.errno() {
+            libc::ENOENT => error.remedy(Remedy::LoadModule("act_ctinfo".to_owned())),
+            _ => error,
+        })?;
+        if !marking.is_intact(&list(rt, hook.spot(direction))?, &hook) {
             return Err(Error::new(ErrorKind::NoBackend, "match", "marks by u32 filters")
                 .meaning("The kernel takes such filters and ignores the mark.")
                 .remedy(Remedy::RebuildKernel("CONFIG_CLS_U32_MARK".to_owned())));

@@ -47,6 +47,13 @@ pub(super) fn link(keys: Vec<TcU32Key>, off: u16, hash: u32) -> TcU32Selector {
     selector
 }
 
+/// A selector of every packet that leads on, and does not decide when nothing there matches.
+pub(super) fn passage() -> TcU32Selector {
+    let mut selector = terminal(vec![key(0, 0, 0)]);
+    selector.flags = TcU32SelectorFlags::empty();
+    selector
+}
+
 /// The options of a filter that redirects to a device.
 pub(super) fn redirect(table: u32, selector: TcU32Selector, device: u32) -> Vec<TcOption> {
     vec![

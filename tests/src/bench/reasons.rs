@@ -102,9 +102,6 @@ fn of_ebpf(cell: &Cell, missed: &str) -> &'static str {
 
 /// The reason for a figure missed.
 pub fn of_figure(backend: &str, what: &str) -> &'static str {
-    if backend == "tc" && what.starts_with("a packet of an unlimited") {
-        return "each limit has filters of its own on every interface, which everybody's packets pass";
-    }
     if backend == "tc" && what.starts_with("a request beside") && what.contains("flows 16") {
         return "16 windows of two segments, with less than which receivers acknowledge late, are 46 kB: they \
                 fill the queue of 30 kB, the least that one holds, which at 1M takes 0.23 s";

@@ -17,6 +17,7 @@ use crate::{
     },
     throttle,
 };
+use rustix::process::Signal;
 
 /// One Mbit/s in bytes per second.
 const MBIT: f64 = 125_000.0;
@@ -32,19 +33,16 @@ const LATE: f64 = 0.4;
 const BURST: f64 = 1.8;
 
 /// A session with a limit for each of some processes.
-pub(crate) struct Adjustable {
+#[derive(Debug)]
+pub struct Adjustable {
     session: Running,
     direction: Direction,
     answers: usize,
 }
 
 impl Adjustable {
-    pub(crate) fn start(
-        stage: &Stage,
-        backend: &str,
-        direction: Direction,
-        pids: &[u32],
-    ) -> Self {
+    /// Starts it, with nothing limited yet.
+    pub fn start(stage: &Stage, backend: &str, direction: Direction, pids: &[u32]) -> Self {
         let mut command = stage.runner().command(tool("session"));
         command.arg(backend).args(pids.iter().map(u32::to_string));
         command.env(throttle::RUN_DIR, stage.run_dir());
@@ -52,7 +50,7 @@ impl Adjustable {
     }
 
     /// Says something of the process with this number; returns the answer.
-    pub(crate) fn tell(&mut self, number: usize, what: &str) -> String {
+    pub fn tell(&mut self, number: usize, what: &str) -> String {
         self.session.tell(&format!("{number} {what}"));
         self.answers += 1;
         let answered = || self.session.stdout().len() >= self.answers;
@@ -62,12 +60,19 @@ impl Adjustable {
     }
 
     /// Sets a rate; it is set when this returns.
-    pub(crate) fn set(&mut self, number: usize, mbit: f64) {
+    pub fn set(&mut self, number: usize, mbit: f64) {
         let direction = format!("{:?}", self.direction).to_lowercase();
         assert_eq!(self.tell(number, &format!("{direction} {mbit}mbit")), "set");
     }
 
-    pub(crate) fn end(mut self) {
+    /// Kills it with -9.
+    pub fn kill(mut self) {
+        self.session.signal(Signal::KILL);
+        self.session.wait(MEASURE);
+    }
+
+    /// Lifts what is left.
+    pub fn end(mut self) {
         self.session.close_stdin();
         let status = self.session.wait(MEASURE);
         assert!(status.success(), "{}", self.session.stderr());

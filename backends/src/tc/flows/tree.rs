@@ -1,21 +1,25 @@
-//! The u32 filters of one hook: any number of flows, looked up by the local port.
+//! The u32 filters of one hook, for all limits: any number of flows, looked up by the local port.
 //!
 //! ```text
 //! preference of the family, root:  TCP, header of 5 words     -> table of TCP, bucket: local port
 //!                                  TCP, header of 6..15 words ->   the same
 //!                                  UDP ...                    -> table of UDP
-//!                                  SYN                        -> mirror to our device, go on
-//! table, bucket n:                 ports, addresses           -> redirect to our device
+//!                                  SYN                        -> mirror to a device of ours, go on
+//! table, bucket n:                 ports, addresses           -> redirect to the limit's device
 //! ```
 //!
 //! A bucket holds the flows whose local port ends in the same byte, so that thousands of flows
-//! cost a packet a few comparisons. Fragments but the first have no ports and are not matched.
+//! cost a packet a few comparisons. Fragments but the first have no ports and are not matched. A flow
+//! that two limits share has a filter of each; that with the lower number decides.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chadthrottle_core::{Direction, Error, ErrorKind, Result};
-use netlink_packet_core::Emitable;
-use netlink_packet_route::{RouteNetlinkMessage, tc::TcU32Selector};
+use netlink_packet_core::{Emitable, NLM_F_REPLACE};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcMessage, TcOption, TcU32Selector},
+};
 
 use super::flow::{Flow, Transport};
 use crate::{
@@ -25,6 +29,7 @@ use crate::{
         ear,
         hook::{ETHERTYPES, Hook, Listed, free_tables, list},
         message::{NEW, filter},
+        site::Tenant,
         u32::{key, lead, link, mirror, redirect, table},
     },
 };
@@ -34,30 +39,36 @@ const BUCKETS: u32 = 256;
 /// Numbers of filters within a bucket: 12 bits, 0 is the bucket itself.
 const NODES: u32 = 0xfff;
 
+/// What comes last in a root table: the kernel itself numbers from 0x800 up (`gen_new_kid`).
+const LAST: u32 = NODES;
+
 /// The filters as they should be in the kernel.
 #[derive(Debug)]
 pub(in crate::tc) struct Tree {
     direction: Direction,
-    device: u32,
+    /// Where packets with SYN are mirrored to.
+    ear: u32,
     /// By family, then transport.
     tables: [[u32; 2]; 2],
-    flows: HashMap<Flow, u32>,
+    /// With the numbers of their filters.
+    flows: HashMap<Tenant, HashMap<Flow, u32>>,
     taken: HashMap<u32, BTreeSet<u32>>,
 }
 
 impl Tree {
-    /// Plants the tables and what leads to them; no flow is matched yet.
+    /// Plants the tables and what leads to them; no flow is matched yet. New connections are mirrored
+    /// to the device `ear`.
     pub(in crate::tc) fn plant(
         rt: &mut Socket,
         hook: &Hook,
         direction: Direction,
-        device: u32,
+        ear: u32,
     ) -> Result<Self> {
         let free = free_tables(rt, hook.link.index, 4)?;
         let &[tcp4, udp4, tcp6, udp6] = free.as_slice() else { return Err(full(hook)) };
         let tables = [[tcp4, udp4], [tcp6, udp6]];
         let tree =
-            Self { direction, device, tables, flows: HashMap::new(), taken: HashMap::new() };
+            Self { direction, ear, tables, flows: HashMap::new(), taken: HashMap::new() };
         let answers = rt.execute_all(tree.frame(hook));
         let answers = answers.map_err(Refusal::from).and_then(CollectAll::collect_all);
         answers.map_err(|refusal| no_filter(&hook.link.name, refusal))?;
@@ -87,8 +98,7 @@ impl Tree {
                 }
             }
             // Last: what belongs to a flow never gets here.
-            let options = mirror(ear::selector(family), self.device);
-            messages.push(filter(spot, 0, preference, ethertype, options));
+            messages.push(filter(spot, LAST, preference, ethertype, self.mirror(family)));
         }
         messages
             .into_iter()
@@ -96,60 +106,98 @@ impl Tree {
             .collect()
     }
 
-    /// Makes the filters match exactly these flows: new ones first, so that none is free meanwhile.
-    /// A flow that cannot be matched is tried again with the next call.
+    fn mirror(&self, family: usize) -> Vec<TcOption> {
+        mirror(ear::selector(family), self.ear)
+    }
+
+    /// Mirrors new connections to another device; none is missed.
+    pub(in crate::tc) fn hear(&mut self, rt: &mut Socket, hook: &Hook, ear: u32) -> Result<()> {
+        self.ear = ear;
+        let spot = hook.spot(self.direction);
+        // The kernel chose the number of the root table.
+        let last = |filter: &Listed| {
+            filter.handle & NODES == LAST
+                && !self.tables.as_flattened().contains(&(filter.handle >> 20))
+        };
+        let listed = list(rt, spot)?;
+        for (family, ethertype) in ETHERTYPES.into_iter().enumerate() {
+            let preference = hook.preference(self.direction, family);
+            let mut ours = listed.iter().filter(|filter| filter.preference == preference);
+            let Some(Listed { handle, .. }) = ours.find(|filter| last(filter)) else {
+                continue;
+            };
+            let changed = filter(spot, *handle, preference, ethertype, self.mirror(family));
+            rt.execute(RouteNetlinkMessage::NewTrafficFilter(changed), NLM_F_REPLACE)
+                .map_err(|refusal| refusal.explain("change a filter of", &hook.link.name))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the filters of one limit match exactly these flows: new ones first, so that none is free
+    /// meanwhile. A flow that cannot be matched is tried again with the next call. Says whether some
+    /// are new.
     pub(in crate::tc) fn sync(
         &mut self,
         rt: &mut Socket,
         hook: &Hook,
+        (tenant, device): (Tenant, u32),
         flows: &HashSet<Flow>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        let has = self.flows.entry(tenant).or_default();
         let new: Vec<Flow> =
-            flows.iter().filter(|flow| !self.flows.contains_key(flow)).copied().collect();
-        let old: Vec<Flow> =
-            self.flows.keys().filter(|flow| !flows.contains(flow)).copied().collect();
+            flows.iter().filter(|flow| !has.contains_key(flow)).copied().collect();
+        let old: Vec<(Flow, u32)> = has
+            .iter()
+            .filter(|(flow, _)| !flows.contains(flow))
+            .map(|(flow, node)| (*flow, *node))
+            .collect();
         if new.is_empty() && old.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut messages = Vec::with_capacity(new.len() + old.len());
         let mut placed = Vec::with_capacity(new.len());
         for flow in new {
             let Some(node) = self.place(&flow) else { continue };
-            messages.push((self.add(hook, &flow, node), NEW));
+            messages.push((self.add(hook, &flow, node, device), NEW));
             placed.push((flow, node));
         }
         let added = messages.len();
-        messages.extend(old.iter().map(|flow| (self.delete(hook, flow), 0)));
+        messages.extend(old.iter().map(|(flow, node)| (self.delete(hook, flow, *node), 0)));
         let answers = rt
             .execute_all(messages)
             .map_err(|error| Error::io("change the filters of", &hook.link.name, error))?;
 
-        let mut outcome = Ok(());
         for ((flow, node), answer) in placed.into_iter().zip(&answers) {
             match answer {
-                Ok(()) => drop(self.flows.insert(flow, node)),
+                Ok(()) => drop(self.flows.entry(tenant).or_default().insert(flow, node)),
                 Err(_) => self.vacate(node),
             }
         }
-        for flow in old {
-            if let Some(node) = self.flows.remove(&flow) {
-                self.vacate(node);
-            }
+        for (flow, node) in old {
+            self.flows.entry(tenant).or_default().remove(&flow);
+            self.vacate(node);
         }
-        if let Some(refusal) = answers.into_iter().take(added).find_map(Result::err) {
-            outcome = Err(no_filter(&hook.link.name, refusal));
+        match answers.into_iter().take(added).find_map(Result::err) {
+            Some(refusal) => Err(no_filter(&hook.link.name, refusal)),
+            None => Ok(added > 0),
         }
-        outcome
     }
 
-    pub(in crate::tc) fn has(&self, flow: &Flow) -> bool {
-        self.flows.contains_key(flow)
+    /// Deletes the filters of one limit.
+    pub(in crate::tc) fn dismiss(
+        &mut self,
+        rt: &mut Socket,
+        hook: &Hook,
+        tenant: Tenant,
+    ) -> Result<()> {
+        self.sync(rt, hook, (tenant, 0), &HashSet::new())?;
+        self.flows.remove(&tenant);
+        Ok(())
     }
 
     /// Compares with what the kernel has: whether every filter is there and matches what it should.
     /// Some kernels take a match that they do not know and ignore it.
-    pub(in crate::tc) fn is_intact(&self, rt: &mut Socket, hook: &Hook) -> Result<bool> {
-        let listed = list(rt, hook.spot(self.direction))?;
+    pub(in crate::tc) fn is_intact(&self, listed: &[Listed], hook: &Hook) -> bool {
         let ours: HashMap<u32, &Listed> = listed
             .iter()
             .filter(|filter| filter.preference & !1 == hook.preference(self.direction, 0))
@@ -165,20 +213,19 @@ impl Tree {
                 && !self.tables.as_flattened().contains(&(*handle >> 20))
                 && !filter.selector.is_empty()
         });
-        let flows = self.flows.iter().all(|(flow, node)| {
+        let flows = self.flows.values().flatten().all(|(flow, node)| {
             let expected = bytes_of(&flow.selector(self.direction));
             ours.get(node).is_some_and(|filter| filter.selector.starts_with(&expected))
         });
-        Ok(flows && leading.count() == entries)
+        flows && leading.count() == entries
     }
 
-    fn add(&self, hook: &Hook, flow: &Flow, node: u32) -> RouteNetlinkMessage {
-        let options = redirect(node & !NODES, flow.selector(self.direction), self.device);
+    fn add(&self, hook: &Hook, flow: &Flow, node: u32, device: u32) -> RouteNetlinkMessage {
+        let options = redirect(node & !NODES, flow.selector(self.direction), device);
         RouteNetlinkMessage::NewTrafficFilter(self.message(hook, flow, node, options))
     }
 
-    fn delete(&self, hook: &Hook, flow: &Flow) -> RouteNetlinkMessage {
-        let node = self.flows.get(flow).copied().unwrap_or_default();
+    fn delete(&self, hook: &Hook, flow: &Flow, node: u32) -> RouteNetlinkMessage {
         RouteNetlinkMessage::DelTrafficFilter(self.message(hook, flow, node, Vec::new()))
     }
 
@@ -187,8 +234,8 @@ impl Tree {
         hook: &Hook,
         flow: &Flow,
         node: u32,
-        options: Vec<netlink_packet_route::tc::TcOption>,
-    ) -> netlink_packet_route::tc::TcMessage {
+        options: Vec<TcOption>,
+    ) -> TcMessage {
         let preference = hook.preference(self.direction, flow.family());
         filter(hook.spot(self.direction), node, preference, ETHERTYPES[flow.family()], options)
     }
@@ -244,7 +291,7 @@ fn bytes_of(selector: &TcU32Selector) -> Vec<u8> {
 
 fn full(hook: &Hook) -> Error {
     Error::new(ErrorKind::Failed, "find free u32 tables on", &hook.link.name)
-        .meaning("Hundreds of limits have filters there.")
+        .meaning("Hundreds of instances have filters there.")
         .advice("Run chadthrottle clean.")
 }
 

@@ -24,7 +24,7 @@ use clsact::{Holder, add_clsact, holder, ingress_in_the_way, made_by_chadthrottl
 /// Our preferences: behind those that tools hand out by themselves (49152 and down), so that
 /// whoever filters on purpose is asked first.
 const FIRST_PREFERENCE: u16 = 0xd000;
-/// A limit has so many preferences in a row: for downloads and uploads, IPv4 and IPv6 each. u32
+/// An instance has so many preferences in a row: for downloads and uploads, IPv4 and IPv6 each. u32
 /// keeps the tables of both hooks of a clsact qdisc together, by preference.
 const PREFERENCES: u16 = 4;
 
@@ -47,8 +47,10 @@ pub(super) struct Hook {
     preference: u16,
     entry: Option<Entry>,
     made_clsact: bool,
-    /// Filters of others that are asked before ours, by hook.
-    pub(super) others: Vec<Direction>,
+    /// What we hang on has a hook for uploads.
+    has_egress: bool,
+    /// Where filters of others are asked before ours, as of the last look.
+    others: Vec<Direction>,
 }
 
 impl Hook {
@@ -57,15 +59,11 @@ impl Hook {
         rt: &mut Socket,
         netns: &Netns,
         link: &Link,
-        directions: &[Direction],
         journal: Option<(&Journal, &Host)>,
     ) -> Result<Self> {
         // Other instances of ours may be about to make or delete the same qdisc.
         let guard = journal.map(|(_, host)| exclusive(host)).transpose()?;
         let found = holder(rt, link)?;
-        if found == Holder::Ingress && directions.contains(&Direction::Upload) {
-            return Err(ingress_in_the_way(link));
-        }
         let listed = Direction::BOTH
             .iter()
             .map(|&direction| Ok((direction, list(rt, spot(link.index, direction))?)))
@@ -77,19 +75,21 @@ impl Hook {
             .step_by(usize::from(PREFERENCES))
             .find(|&free| !taken(free))
             .ok_or_else(|| full(link))?;
-        let others = listed
-            .iter()
-            .filter(|(direction, filters)| {
-                directions.contains(direction) && filters.iter().any(|filter| !filter.is_ours())
-            })
-            .map(|(direction, _)| *direction)
-            .collect();
         let made_clsact = found == Holder::None
             || guard.as_ref().zip(journal).is_some_and(|(guard, (_, host))| {
                 made_by_chadthrottle(guard, host, netns, link)
             });
-        let mut hook =
-            Self { link: link.clone(), preference, entry: None, made_clsact, others };
+        let mut hook = Self {
+            link: link.clone(),
+            preference,
+            entry: None,
+            made_clsact,
+            has_egress: found != Holder::Ingress,
+            others: Vec::new(),
+        };
+        for (direction, filters) in &listed {
+            hook.see(*direction, filters);
+        }
         if let Some((journal, _)) = journal {
             let undo = Undo::Filters {
                 netns: netns.id(),
@@ -128,6 +128,33 @@ impl Hook {
         }
     }
 
+    /// Deletes our filters and tables of one direction.
+    pub(super) fn clear(&self, rt: &mut Socket, direction: Direction) -> Result<()> {
+        removal::remove_from(rt, self.spot(direction), first(self.preference, direction))
+            .map_err(|refusal| cannot_remove(&self.link.name, refusal))
+    }
+
+    /// Whether filters of a direction can hang here.
+    pub(super) fn admit(&self, direction: Direction) -> Result<()> {
+        if direction == Direction::Upload && !self.has_egress {
+            return Err(ingress_in_the_way(&self.link));
+        }
+        Ok(())
+    }
+
+    /// Notes whether others filter a direction, given all of its filters.
+    pub(super) fn see(&mut self, direction: Direction, filters: &[Listed]) {
+        self.others.retain(|other| *other != direction);
+        if filters.iter().any(|filter| !filter.is_ours()) {
+            self.others.push(direction);
+        }
+    }
+
+    /// Where filters of others are asked before ours.
+    pub(super) fn others(&self) -> &[Direction] {
+        &self.others
+    }
+
     pub(super) fn spot(&self, direction: Direction) -> Spot {
         spot(self.link.index, direction)
     }
@@ -152,7 +179,7 @@ pub(super) fn spot(link: u32, direction: Direction) -> Spot {
 
 fn full(link: &Link) -> Error {
     Error::new(ErrorKind::Failed, "find a free preference on", &link.name)
-        .meaning("Thousands of limits have filters there.")
+        .meaning("Thousands of instances have filters there.")
         .advice("Run chadthrottle clean.")
 }
 

@@ -33,29 +33,34 @@ pub(in crate::tc) fn remove(
     made_clsact: bool,
 ) -> Result<(), Refusal> {
     for direction in Direction::BOTH {
-        let (spot, preference) = (spot(link, direction), first(preference, direction));
-        let mut ours = listed(rt, spot)?;
-        ours.retain(|filter| filter.preference & !1 == preference);
-        let tables: Vec<&Listed> = ours.iter().filter(|filter| is_table(filter)).collect();
-        let roots = ours.iter().filter(|filter| {
-            let table = filter.handle >> 20;
-            // What hangs in a table of ours goes with it.
-            filter.handle & 0xfff != 0 && !tables.iter().any(|t| t.handle >> 20 == table)
-        });
-        let roots: Vec<_> = roots.map(|filter| delete_message(spot, filter)).collect();
-        rt.execute_all(roots.into_iter().map(|message| (message, 0)))?;
-        for table in tables {
-            delete_table(rt, spot, table)?;
-        }
-        for (number, ethertype) in ETHERTYPES.iter().enumerate() {
-            let all = filter(spot, 0, preference + number as u16, *ethertype, Vec::new());
-            match rt.execute(RouteNetlinkMessage::DelTrafficFilter(all), 0) {
-                Err(refusal) if !is_gone(&refusal) => return Err(refusal),
-                _ => {}
-            }
-        }
+        remove_from(rt, spot(link, direction), first(preference, direction))?;
     }
     if made_clsact { remove_clsact(rt, link) } else { Ok(()) }
+}
+
+/// Deletes the two preferences of one hook.
+pub(super) fn remove_from(rt: &mut Socket, spot: Spot, preference: u16) -> Result<(), Refusal> {
+    let mut ours = listed(rt, spot)?;
+    ours.retain(|filter| filter.preference & !1 == preference);
+    let tables: Vec<&Listed> = ours.iter().filter(|filter| is_table(filter)).collect();
+    let roots = ours.iter().filter(|filter| {
+        let table = filter.handle >> 20;
+        // What hangs in a table of ours goes with it.
+        filter.handle & 0xfff != 0 && !tables.iter().any(|t| t.handle >> 20 == table)
+    });
+    let roots: Vec<_> = roots.map(|filter| delete_message(spot, filter)).collect();
+    rt.execute_all(roots.into_iter().map(|message| (message, 0)))?;
+    for table in tables {
+        delete_table(rt, spot, table)?;
+    }
+    for (number, ethertype) in ETHERTYPES.iter().enumerate() {
+        let all = filter(spot, 0, preference + number as u16, *ethertype, Vec::new());
+        match rt.execute(RouteNetlinkMessage::DelTrafficFilter(all), 0) {
+            Err(refusal) if !is_gone(&refusal) => return Err(refusal),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Tables we made, not the one that each preference has by itself.

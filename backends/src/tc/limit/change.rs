@@ -38,7 +38,8 @@ impl Active {
     /// Makes new devices and filters in a namespace; then the old ones go.
     fn renew(&mut self, netns: u64, ledger: Ledger<'_>) -> Result<()> {
         let Some(old) = self.spaces.get(&netns) else { return Ok(()) };
-        let mut new = Space::create(&old.netns, &self.limits, &self.who.how(), Some(ledger))?;
+        let how = self.who.how();
+        let mut new = Space::create(&self.sites, &old.netns, &self.limits, &how, Some(ledger))?;
         if let Err(error) = new.listen() {
             // Said when the limit began.
             debug!("{error}");

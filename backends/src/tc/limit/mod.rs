@@ -14,7 +14,8 @@ use chadthrottle_core::{
 use tracing::warn;
 
 use super::{
-    attention::NEWS, ear::Ear, members::State, senders::Senders, shares, space::Space, who::Who,
+    attention::NEWS, members::State, senders::Senders, shares, site::Sites, space::Space,
+    who::Who,
 };
 use crate::{
     moved::{Mark, Place},
@@ -35,6 +36,7 @@ pub(super) struct Active {
     limits: Limits,
     who: Who,
     senders: Senders,
+    sites: Sites,
     spaces: BTreeMap<u64, Space>,
     /// What passed in namespaces, or before an update, that are not ours any more.
     before: Counters,
@@ -54,7 +56,7 @@ impl Active {
         id: LimitId,
         targets: &[Target],
         limits: &Limits,
-        mark: Option<Mark>,
+        (mark, sites): (Option<Mark>, &Sites),
         ledger: Ledger<'_>,
         notices: &mut Vec<Notice>,
     ) -> Result<Self> {
@@ -62,6 +64,7 @@ impl Active {
             limits: *limits,
             who: Who::enter(targets, mark, ledger, notices)?,
             senders: Senders::new(),
+            sites: sites.clone(),
             spaces: BTreeMap::new(),
             before: Counters::default(),
             away: false,
@@ -83,9 +86,8 @@ impl Active {
         }
     }
 
-    /// Reads the filters back once: a kernel that ignores a match would limit everybody.
-    fn verify(&mut self) -> Result<()> {
-        self.spaces.values_mut().try_for_each(Space::verify)
+    fn verify(&self) -> Result<()> {
+        self.spaces.values().try_for_each(Space::verify)
     }
 
     /// Whether sockets came lately, so that more may come.
@@ -96,11 +98,6 @@ impl Active {
     /// Where it limits now.
     pub(super) fn namespaces(&self) -> impl Iterator<Item = u64> {
         self.spaces.keys().copied()
-    }
-
-    /// What hears of new connections.
-    pub(super) fn ears(&self) -> impl Iterator<Item = &Ear> {
-        self.spaces.values().flat_map(|space| &space.ears)
     }
 
     /// Where new connections may be its own: in these cgroups of these namespaces.

@@ -28,7 +28,8 @@ impl Active {
                 continue;
             }
             debug!("limiting in {netns}");
-            let mut space = Space::create(netns, &self.limits, &self.who.how(), Some(ledger))?;
+            let how = self.who.how();
+            let space = Space::create(&self.sites, netns, &self.limits, &how, Some(ledger))?;
             if let Err(error) = space.listen() {
                 notices.push(deaf(&error));
             }

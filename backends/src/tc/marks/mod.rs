@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! nft output   socket of the target's cgroup, or marked before  -> packet mark, conntrack mark
-//! tc egress    packet mark  -> our device for uploads
-//! tc ingress   act_ctinfo: conntrack mark -> packet mark  -> our device for downloads
+//! tc egress    packet mark  -> the limit's device for uploads
+//! tc ingress   act_ctinfo: conntrack mark -> packet mark  -> the limit's device for downloads
 //! ```
 //!
 //! Processes are moved into leaves, and sockets that are older than that are marked, see
@@ -38,6 +38,8 @@ use crate::{
 
 /// See the module's documentation. Numbers of limits end below it.
 pub(super) const COUNTED: u32 = 0x800;
+/// The bits of a mark that say which instance.
+pub(super) const INSTANCE: u32 = 0xff00_0000;
 
 /// Who is meant, known to the kernel by cgroups and marks.
 pub(super) struct Marks {

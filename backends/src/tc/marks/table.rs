@@ -29,7 +29,7 @@ use nftnl::{
     expr::{Bitwise, Cmp, CmpOp, Conntrack, Expression, Meta, Socket, SocketKey, Verdict},
 };
 
-use super::{COUNTED, OTHERS};
+use super::{COUNTED, INSTANCE, OTHERS};
 use crate::{
     moved::{MARK_MASK, Mark, Place},
     netfilter::{Batch, Connection},
@@ -42,8 +42,6 @@ const OUTPUT: i32 = -140;
 const INPUT: i32 = 150;
 /// `ARPHRD_LOOPBACK` (`include/uapi/linux/if_arp.h`).
 const LOOPBACK: u16 = 772;
-/// The bits of a mark that say which instance.
-const INSTANCE: u32 = 0xff00_0000;
 
 /// See the module's documentation.
 pub(in crate::tc) struct Table {

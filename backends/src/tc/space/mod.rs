@@ -1,55 +1,39 @@
-//! One limit in one network namespace: its two devices, and its filters on every interface.
+//! One limit in one network namespace: its two devices, and what leads to them.
 
-mod interfaces;
-
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use chadthrottle_core::{
-    BackendId, Counters, Direction, Error, Host, Limits, Result,
-    error::ErrorKind,
-    journal::{Entry, Journal},
+    BackendId, Counters, Direction, Error, Limits, Result, error::ErrorKind, journal::Entry,
 };
 use tracing::{debug, warn};
 
+pub(super) use super::site::Ledger;
 use super::{
-    ear::Ear,
+    flows::Flow,
     marks::{self, Table},
     presence::Names,
     shaper::Shaper,
     shares::Use,
+    site::{By, Lease, Shared, Sites, Tenant},
 };
 use crate::{
-    links::{self, Watch},
     moved::{MARK_MASK, Mark, Place},
     netns::{self, Netns},
-    rtnetlink::Socket,
-    sockets::{DiagSocket, diag::Diag},
+    sockets::DiagSocket,
 };
-use interfaces::{Attached, largest_mtu};
 
 /// How the guardian calls a namespace that it keeps for us.
 pub(super) fn label(netns: u64) -> String {
     format!("netns-{netns}")
 }
 
-/// Where changes are recorded; the rehearsal of the probe records none.
-pub(super) type Ledger<'a> = Option<(&'a Journal, &'a Host)>;
-
 /// See the module's documentation.
 pub(super) struct Space {
     pub(super) netns: Netns,
-    rt: Socket,
-    watch: Watch,
-    diag: Diag,
-    /// One for each device, where packets are known by flows.
-    pub(super) ears: Vec<Ear>,
+    /// Shared with the other limits there.
+    site: Shared,
+    tenant: Option<Tenant>,
     pub(super) shapers: Vec<Shaper>,
-    hooks: BTreeMap<u32, Attached>,
-    /// Interfaces that could not be taken in, and were said to be so.
-    refused: HashSet<u32>,
     how: How,
     table: Option<Table>,
     /// The line in the journal for what the table leaves on connections.
@@ -68,6 +52,7 @@ pub(super) enum How {
 impl Space {
     /// Makes everything; no packet is matched yet. When it fails nothing is left.
     pub(super) fn create(
+        sites: &Sites,
         netns: &Netns,
         limits: &Limits,
         how: &How,
@@ -77,19 +62,18 @@ impl Space {
             // Also keeps the namespace alive for the guardian.
             journal.hold(&label(netns.id()), netns)?;
         }
-        let opened = netns::run_in(netns, || -> Result<_> {
-            Ok((links::socket()?, Watch::start()?, Diag::open()?))
-        })?;
-        let (rt, watch, diag) = opened?;
+        let by = match how {
+            How::Flows => By::Flows,
+            How::Marks { mark, .. } => By::Marks(mark.value() & marks::INSTANCE),
+        };
+        let site = sites.at(netns, by)?;
+        // One descriptor for all limits there.
+        let netns = site.lock().netns.clone();
         let mut space = Self {
-            netns: netns.clone(),
-            rt,
-            watch,
-            diag,
-            ears: Vec::new(),
+            netns,
+            site,
+            tenant: None,
             shapers: Vec::new(),
-            hooks: BTreeMap::new(),
-            refused: HashSet::new(),
             how: how.clone(),
             table: None,
             tracked: None,
@@ -107,16 +91,24 @@ impl Space {
     }
 
     fn furnish(&mut self, limits: &Limits, ledger: Ledger<'_>) -> Result<()> {
-        let links = links::list(&mut self.rt)?;
+        let mut site = self.site.lock();
+        let (journal, mtu) = (ledger.map(|(journal, _)| journal), site.mtu);
         for direction in Direction::BOTH {
             if let Some(limit) = limits.get(direction) {
                 let rate = limit.rate.bytes_per_second();
-                self.add_shaper(direction, rate, largest_mtu(&links), ledger)?;
+                let rt = &mut site.rt;
+                let shaper = Shaper::create(rt, &self.netns, direction, rate, mtu, journal)?;
+                self.shapers.push(shaper);
             }
         }
-        for link in links::charged(&links) {
-            self.attach(link, ledger)?;
-        }
+        let devices = self.shapers.iter().map(|shaper| (shaper.direction, shaper.device.index));
+        let mark = match self.how {
+            How::Flows => None,
+            How::Marks { mark, .. } => Some(mark),
+        };
+        let lease = Lease { devices: devices.collect(), mark };
+        self.tenant = Some(site.enter(lease, ledger)?);
+        drop(site);
         if let How::Marks { mark, places } = self.how.clone() {
             if let Some((journal, _)) = ledger {
                 let undo = marks::tracked(&self.netns, mark);
@@ -128,15 +120,54 @@ impl Space {
     }
 
     /// Hears of new connections from now on, where they are known by their flows.
-    pub(super) fn listen(&mut self) -> Result<()> {
-        if matches!(self.how, How::Marks { .. }) {
-            return Ok(());
+    pub(super) fn listen(&self) -> Result<()> {
+        self.site.lock().listen()
+    }
+
+    /// Takes in the interfaces that came, forgets those that went; says what could not be done.
+    pub(super) fn follow_links(&mut self, ledger: Ledger<'_>) -> Result<Vec<Error>> {
+        let mut site = self.site.lock();
+        let errors = site.follow_links(ledger)?;
+        let mtu = site.mtu;
+        for shaper in &mut self.shapers {
+            shaper.set_mtu(&mut site.rt, mtu)?;
         }
-        let devices: Vec<u32> = self.shapers.iter().map(|shaper| shaper.device.index).collect();
-        self.ears = netns::run_in(&self.netns, || {
-            devices.into_iter().map(Ear::open).collect::<Result<_>>()
-        })??;
-        Ok(())
+        Ok(errors)
+    }
+
+    /// Makes the filters match these flows; says whether some are new.
+    pub(super) fn sync(&self, flows: &HashSet<Flow>) -> Result<bool> {
+        match self.tenant {
+            Some(tenant) => self.site.lock().sync(tenant, flows),
+            None => Ok(false),
+        }
+    }
+
+    /// Plants filters anew that somebody took away; says on which interfaces.
+    pub(super) fn repair(&self, ledger: Ledger<'_>) -> Result<Vec<String>> {
+        self.site.lock().repair(ledger)
+    }
+
+    /// Reads the filters back right after they were made.
+    pub(super) fn verify(&self) -> Result<()> {
+        self.site.lock().verify()
+    }
+
+    /// Interfaces where filters of others are asked before ours.
+    pub(super) fn behind_others(&self) -> Vec<(String, Direction)> {
+        let mut behind = self.site.lock().behind_others();
+        let limited =
+            |direction| self.shapers.iter().any(|shaper| shaper.direction == direction);
+        behind.retain(|(_, direction)| limited(*direction));
+        behind
+    }
+
+    /// Lets packets pass freely.
+    fn leave(&mut self, ledger: Ledger<'_>) -> Result<()> {
+        match self.tenant.take() {
+            Some(tenant) => self.site.lock().leave(tenant, ledger),
+            None => Ok(()),
+        }
     }
 
     /// Matches sockets of these places from now on.
@@ -162,31 +193,18 @@ impl Space {
         }
     }
 
-    fn add_shaper(
-        &mut self,
-        direction: Direction,
-        rate: u64,
-        mtu: u32,
-        ledger: Ledger<'_>,
-    ) -> Result<()> {
-        let journal = ledger.map(|(journal, _)| journal);
-        let shaper = Shaper::create(&mut self.rt, &self.netns, direction, rate, mtu, journal)?;
-        self.shapers.push(shaper);
-        Ok(())
-    }
-
     /// The sockets of the namespace.
     pub(super) fn sockets(&self) -> Result<Vec<DiagSocket>> {
-        self.diag.dump()
+        self.site.lock().diag.dump()
     }
 
     /// Whether a socket here carries this mark.
     pub(super) fn has_marked(&self, mark: Mark) -> Result<bool> {
-        self.diag.has_marked(mark.value(), MARK_MASK)
+        self.site.lock().diag.has_marked(mark.value(), MARK_MASK)
     }
 
     pub(super) fn names(&self) -> Names {
-        Names { id: self.netns.id(), cookie: self.diag.netns_cookie() }
+        Names { id: self.netns.id(), cookie: self.site.lock().diag.netns_cookie() }
     }
 
     /// What was used of the share of a direction that is limited, as of the last refresh.
@@ -197,16 +215,15 @@ impl Space {
 
     /// Reads counters and keeps the rates right. Goes on after an error and returns the first.
     pub(super) fn refresh(&mut self) -> Result<()> {
-        let bare = self.hooks.values().any(|attached| !attached.hook.link.ethernet);
-        let (received, sent) =
-            if bare { links::bare_packets(&mut self.rt)? } else { Default::default() };
+        let mut site = self.site.lock();
+        let (received, sent) = site.bare_packets()?;
         let mut outcome = Ok(());
         for shaper in &mut self.shapers {
             let bare = match shaper.direction {
                 Direction::Download => received,
                 Direction::Upload => sent,
             };
-            outcome = outcome.and(shaper.refresh(&mut self.rt, bare));
+            outcome = outcome.and(shaper.refresh(&mut site.rt, bare));
         }
         outcome
     }
@@ -218,12 +235,13 @@ impl Space {
             Error::new(ErrorKind::Failed, "change the rate of", direction)
                 .meaning("This direction is not limited.")
         })?;
-        shaper.set_rate(&mut self.rt, rate)
+        shaper.set_rate(&mut self.site.lock().rt, rate)
     }
 
     /// One of our devices that somebody deleted, or its qdisc.
-    pub(super) fn lost_device(&mut self) -> Option<String> {
-        let lost = self.shapers.iter().find(|shaper| shaper.is_lost(&mut self.rt));
+    pub(super) fn lost_device(&self) -> Option<String> {
+        let rt = &mut self.site.lock().rt;
+        let lost = self.shapers.iter().find(|shaper| shaper.is_lost(rt));
         lost.map(|shaper| shaper.device.name.clone())
     }
 
@@ -242,11 +260,9 @@ impl Space {
     /// Lets packets pass freely from now on, and what waits go at once.
     pub(super) fn open(&mut self, ledger: Ledger<'_>) -> Result<()> {
         let mut outcome = self.forget(ledger);
-        for (_, attached) in std::mem::take(&mut self.hooks) {
-            outcome = outcome.and(attached.hook.release(&mut self.rt, ledger));
-        }
+        outcome = outcome.and(self.leave(ledger));
         for shaper in &self.shapers {
-            outcome = outcome.and(shaper.open(&mut self.rt));
+            outcome = outcome.and(shaper.open(&mut self.site.lock().rt));
         }
         outcome
     }
@@ -255,7 +271,9 @@ impl Space {
     pub(super) fn waiting(&mut self) -> Duration {
         let shaper = self.shapers.iter().find(|shaper| shaper.direction == Direction::Upload);
         // Counting says what cannot be read.
-        shaper.and_then(|shaper| shaper.waiting(&mut self.rt).ok()).unwrap_or_default()
+        shaper
+            .and_then(|shaper| shaper.waiting(&mut self.site.lock().rt).ok())
+            .unwrap_or_default()
     }
 
     /// Lets more wait while TCP connections begin to upload. (Downloads would only send more before
@@ -263,25 +281,24 @@ impl Space {
     pub(super) fn set_beginning(&mut self, beginning: bool) -> Result<()> {
         let uploads = |shaper: &&mut Shaper| shaper.direction == Direction::Upload;
         match self.shapers.iter_mut().find(uploads) {
-            Some(shaper) => shaper.set_beginning(&mut self.rt, beginning),
+            Some(shaper) => shaper.set_beginning(&mut self.site.lock().rt, beginning),
             None => Ok(()),
         }
     }
 
     /// Bytes that still wait in our queues.
     pub(super) fn backlog(&mut self) -> u64 {
-        self.shapers.iter().filter_map(|shaper| shaper.backlog(&mut self.rt).ok()).sum()
+        let rt = &mut self.site.lock().rt;
+        self.shapers.iter().filter_map(|shaper| shaper.backlog(rt).ok()).sum()
     }
 
     /// Deletes everything. Goes on after an error and returns the first.
     pub(super) fn clear(mut self, ledger: Ledger<'_>) -> Result<()> {
         let mut outcome = self.forget(ledger);
-        for (_, attached) in std::mem::take(&mut self.hooks) {
-            outcome = outcome.and(attached.hook.release(&mut self.rt, ledger));
-        }
+        outcome = outcome.and(self.leave(ledger));
         for shaper in std::mem::take(&mut self.shapers) {
             let journal = ledger.map(|(journal, _)| journal);
-            outcome = outcome.and(shaper.delete(&mut self.rt, journal));
+            outcome = outcome.and(shaper.delete(&mut self.site.lock().rt, journal));
         }
         outcome
     }
