@@ -128,7 +128,7 @@ fn a_namespace_that_was_left_is_let_go() {
     assert_eq!(kept_by(&both, &stage.lab.far), both);
     drop(two);
     thread::sleep(2 * SETTLE);
-    rates::assert_rate("in the other", &one.1.watch(MEASURE), TEN_MBIT, 0.03);
+    rates::assert_rate("in the other", &one.1.watch(MEASURE), TEN_MBIT, TOLERANCE);
     let far = &stage.lab.far;
     let gone = || ours_in(&stage, far).is_empty() && kept_by(&both, far).is_empty();
     assert!(
@@ -137,7 +137,7 @@ fn a_namespace_that_was_left_is_let_go() {
         kept_by(&both, far),
         ours_in(&stage, far)
     );
-    rates::assert_rate("afterwards", &one.1.watch(MEASURE), TEN_MBIT, 0.03);
+    rates::assert_rate("afterwards", &one.1.watch(MEASURE), TEN_MBIT, TOLERANCE);
 
     let [_, mut again] = uploads(&stage);
     begin(&mut again);

@@ -25,5 +25,5 @@ build() {
     local what=(--release --locked --quiet --manifest-path "$root/Cargo.toml"
         --package chadthrottle --package chadthrottle-tests)
     cargo build "${what[@]}"
-    cargo test --no-run "${what[@]}" --test conformance_tc --test update
+    cargo test --no-run "${what[@]}" --test conformance_tc --test tc_spaces --test update
 }
