@@ -19,7 +19,10 @@ mod watch;
 use std::collections::HashMap;
 
 use chadthrottle_core::{Error, Result, check::Remedy};
-use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkMessage},
+};
 
 pub use watch::Watch;
 
@@ -87,6 +90,17 @@ pub fn list(socket: &mut Socket) -> Result<Vec<Link>> {
     let mut links: Vec<Link> = dump(socket)?.iter().filter_map(parse).collect();
     links.sort_by_key(|link| link.index);
     Ok(links)
+}
+
+/// The interface of this name, if there is one.
+pub fn named(socket: &mut Socket, name: &str) -> Result<Option<Link>> {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+    match socket.get(RouteNetlinkMessage::GetLink(message)) {
+        Ok(reply) => Ok(parse(&reply)),
+        Err(refusal) if refusal.code() == libc::ENODEV => Ok(None),
+        Err(refusal) => Err(refusal.explain("find the interface", name)),
+    }
 }
 
 fn dump(socket: &mut Socket) -> Result<Vec<Reply>> {

@@ -2,11 +2,14 @@
 
 use chadthrottle_core::{Error, Result};
 
-use crate::rtnetlink::Socket;
+use super::parse;
+use crate::rtnetlink::{Reply, Socket};
 
 /// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR` of
 /// `include/uapi/linux/rtnetlink.h`.
 const GROUPS: [u32; 3] = [1, 5, 9];
+/// `RTM_NEWLINK`, `RTM_DELLINK`.
+const LINKS: [u16; 2] = [16, 17];
 
 /// Listens to one namespace.
 #[derive(Debug)]
@@ -26,8 +29,14 @@ impl Watch {
         Ok(Self { socket })
     }
 
-    /// Whether anything changed since the last call; does not wait.
+    /// Whether anything changed since the last call, but for ifb devices, which never count; does not
+    /// wait.
     pub fn changed(&self) -> Result<bool> {
-        self.socket.drain().map_err(|error| Error::io("watch", "network interfaces", error))
+        let counts = |message: &Reply| {
+            let link = LINKS.contains(&message.kind).then(|| parse(message)).flatten();
+            link.is_none_or(|link| link.kind != "ifb")
+        };
+        let changed = self.socket.drain(counts);
+        changed.map_err(|error| Error::io("watch", "network interfaces", error))
     }
 }

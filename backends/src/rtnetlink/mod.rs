@@ -147,6 +147,30 @@ impl Socket {
         }
     }
 
+    /// Asks for one object.
+    pub fn get(&mut self, message: RouteNetlinkMessage) -> Result<Reply, Refusal> {
+        let (bytes, sequence) = self.encode(message, 0);
+        self.socket.send(&bytes, 0)?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let length = self.socket.recv(&mut &mut buffer[..], 0)?;
+            let mut reply = None;
+            each(&buffer[..length], |message| {
+                if message.sequence_number() == sequence {
+                    if message.message_type() == ERROR {
+                        refusal::check(&message)?;
+                    }
+                    let (kind, payload) = (message.message_type(), message.payload().to_vec());
+                    reply = Some(Reply { kind, payload });
+                }
+                Ok(())
+            })?;
+            if let Some(reply) = reply {
+                return Ok(reply);
+            }
+        }
+    }
+
     fn encode(&mut self, message: RouteNetlinkMessage, flags: u16) -> (Vec<u8>, u32) {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
@@ -189,14 +213,22 @@ impl Socket {
         self.socket.add_membership(group)
     }
 
-    /// Throws away what was received; says whether anything was. A full buffer (`ENOBUFS`) means
-    /// that something was lost, which counts as something.
-    pub(crate) fn drain(&self) -> io::Result<bool> {
+    /// Throws away what was received; says whether there was anything that `counts`. A full buffer
+    /// (`ENOBUFS`) means that something was lost, which counts.
+    pub(crate) fn drain(&self, counts: impl Fn(&Reply) -> bool) -> io::Result<bool> {
         let mut buffer = vec![0; BUFFER];
         let mut any = false;
         loop {
             match self.socket.recv(&mut &mut buffer[..], libc::MSG_DONTWAIT) {
-                Ok(_) => any = true,
+                Ok(length) => {
+                    let read = each(&buffer[..length], |message| {
+                        let (kind, payload) =
+                            (message.message_type(), message.payload().to_vec());
+                        any |= counts(&Reply { kind, payload });
+                        Ok(())
+                    });
+                    any |= read.is_err();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(any),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => any = true,
                 Err(error) => return Err(error),

@@ -102,8 +102,7 @@ impl Device {
 
 /// Deletes the ifb device of this name, if there is one.
 pub(super) fn delete(rt: &mut Socket, name: &str) -> Result<()> {
-    let links = links::list(rt)?;
-    let Some(link) = links.iter().find(|link| link.name == name && link.kind == "ifb") else {
+    let Some(link) = links::named(rt, name)?.filter(|link| link.kind == "ifb") else {
         return Ok(());
     };
     let mut message = LinkMessage::default();
@@ -167,8 +166,7 @@ fn ifb(name: &str) -> LinkMessage {
 }
 
 fn index_of(rt: &mut Socket, name: &str) -> Result<u32> {
-    let found = links::list(rt)?.into_iter().find(|link| link.name == name);
-    found.map(|link| link.index).ok_or_else(|| {
+    links::named(rt, name)?.map(|link| link.index).ok_or_else(|| {
         Error::new(chadthrottle_core::ErrorKind::Failed, "find the device", name)
             .meaning("Somebody deleted it as soon as it was made.")
     })

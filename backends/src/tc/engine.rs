@@ -36,6 +36,9 @@ use crate::{
     worker::{self, Wake},
 };
 
+/// A look that takes less is repeated whenever a limit begins.
+const QUICK: Duration = Duration::from_millis(1);
+
 /// All limits, and the thread that keeps them true.
 pub(super) struct TcEngine {
     shared: Arc<Shared>,
@@ -123,41 +126,49 @@ impl Shared {
             if state.stopping {
                 return;
             }
-            let ears = state.sites.ears();
             // Before looking: what comes meanwhile is news again.
-            ears.iter().for_each(Ear::clear);
+            state.sites.ears().iter().for_each(Ear::clear);
             let start = Instant::now();
             state.look();
             let news = state.limits.values().any(|active| active.has_news(start));
-            let holdings: Vec<Arc<Holding>> = state.gates.holdings().cloned().collect();
+            let mut sources = state.sources();
             drop(state);
-            let took = start.elapsed();
-            let pause = attention.looked(Instant::now(), took, news);
-            if self.wait(&ears, &holdings, &pause) {
-                attention.heard(Instant::now());
+            let looked = Instant::now();
+            let took = looked - start;
+            let pause = attention.looked(looked, took, news);
+            loop {
+                match self.wait(&sources, &pause, looked) {
+                    Ended::Heard => attention.heard(Instant::now()),
+                    // What begins has looked by itself: a thousand are not looked at for each.
+                    Ended::Woken if took >= QUICK && !self.state().stopping => {
+                        sources = self.state().sources();
+                        continue;
+                    }
+                    Ended::Woken | Ended::Time => {}
+                }
+                break;
             }
         }
     }
 
     /// Waits until it is time, or until something is held or heard and the least has passed; says
     /// which.
-    fn wait(&self, ears: &[Ear], holdings: &[Arc<Holding>], pause: &Pause) -> bool {
-        let start = Instant::now();
+    fn wait(&self, (ears, holdings): &Sources, pause: &Pause, start: Instant) -> Ended {
         let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
         fds.extend(holdings.iter().map(|holding| PollFd::new(holding, PollFlags::IN)));
         let to_rest = fds.len();
         fds.extend(ears.iter().map(|ear| PollFd::new(ear, PollFlags::IN)));
-        if !await_any(&mut fds, pause.most) {
-            return false;
+        if !await_any(&mut fds, pause.most.saturating_sub(start.elapsed())) {
+            return Ended::Time;
         }
         if !fds[0].revents().is_empty() {
             self.wake.clear();
-            return false;
+            return Ended::Woken;
         }
         loop {
             let rest = pause.least.saturating_sub(start.elapsed());
             if rest.is_zero() {
-                return true;
+                return Ended::Heard;
             }
             // Nobody waits for our rest.
             for holding in holdings {
@@ -166,10 +177,21 @@ impl Shared {
             await_any(&mut fds[..to_rest], rest);
             if !fds[0].revents().is_empty() {
                 self.wake.clear();
-                return false;
+                return Ended::Woken;
             }
         }
     }
+}
+
+/// What hears of new connections, and what holds them.
+type Sources = (Vec<Ear>, Vec<Arc<Holding>>);
+
+/// Why waiting ended.
+enum Ended {
+    Time,
+    Heard,
+    /// Limits have changed.
+    Woken,
 }
 
 /// Waits for one of these, at most so long; says whether one has come.
@@ -186,10 +208,15 @@ fn await_any(fds: &mut [PollFd<'_>], most: Duration) -> bool {
 }
 
 impl State {
+    fn sources(&self) -> Sources {
+        (self.sites.ears(), self.gates.holdings().cloned().collect())
+    }
+
     /// Looks at all limits; what waits to be known goes on then.
     fn look(&mut self) {
-        let Self { host, journal, limits, gates, notices, .. } = self;
+        let Self { host, journal, limits, gates, sites, notices, .. } = self;
         let held = gates.arrived();
+        sites.look_again();
         for (id, active) in limits {
             if let Err(error) = active.look(*id, (journal, host), notices) {
                 // The same thing may fail twenty times a second.
@@ -243,6 +270,7 @@ impl Engine for TcEngine {
         let id = LimitId(state.next);
         state.next += 1;
         let State { journal, host, notices, slot, sites, .. } = &mut *state;
+        sites.look_again();
         // Numbers of marks begin with 1.
         let mark = slot.as_ref().map(|slot| marks::mark(slot, id.0 + 1)).transpose()?;
         let active =
@@ -259,6 +287,7 @@ impl Engine for TcEngine {
     fn update(&mut self, id: LimitId, limits: &Limits) -> Result<()> {
         let mut state = self.shared.state();
         let (journal, host) = (state.journal.clone(), state.host.clone());
+        state.sites.look_again();
         state.active(id)?.update(limits, (&journal, &host))
     }
 

@@ -171,7 +171,7 @@ impl Gate {
         rule.add_expr(&Cmp::new(CmpOp::Eq, SYN));
         rule.add_expr(&Verdict::Goto { chain: opens.get_name().to_owned() });
         batch.add("match what opens connections", &rule, MsgType::Add);
-        gate.fill(&mut batch, &opens);
+        gate.fill(&mut batch, &opens, keys);
         gate.connection.commit(batch)?;
         Ok(gate)
     }
@@ -181,23 +181,36 @@ impl Gate {
         if self.keys == keys {
             return Ok(());
         }
-        self.keys = keys;
         let table = self.table();
         let opens = Chain::new(c"opens", &table);
         let mut batch = Batch::new();
-        // A rule without a handle means all rules of its chain.
-        batch.add("empty a chain", &Rule::new(&opens), MsgType::Del);
-        self.fill(&mut batch, &opens);
+        if self.keys.is_subset(&keys) {
+            self.hold(&mut batch, &opens, keys.difference(&self.keys));
+        } else {
+            // A rule without a handle means all rules of its chain.
+            batch.add("empty a chain", &Rule::new(&opens), MsgType::Del);
+            self.fill(&mut batch, &opens, &keys);
+        }
+        self.keys = keys;
         self.connection.commit(batch)
     }
 
-    fn fill(&self, batch: &mut Batch, opens: &Chain<'_>) {
+    fn fill(&self, batch: &mut Batch, opens: &Chain<'_>, keys: &BTreeSet<Key>) {
         let mut rule = Rule::new(opens);
         rule.add_expr(&Meta::OifType);
         rule.add_expr(&Cmp::new(CmpOp::Eq, LOOPBACK));
         rule.add_expr(&Verdict::Accept);
         batch.add("let loopback pass", &rule, MsgType::Add);
-        for (level, id) in &self.keys {
+        self.hold(batch, opens, keys);
+    }
+
+    fn hold<'a>(
+        &self,
+        batch: &mut Batch,
+        opens: &Chain<'_>,
+        keys: impl IntoIterator<Item = &'a Key>,
+    ) {
+        for (level, id) in keys {
             let mut rule = Rule::new(opens);
             rule.add_expr(&Socket::new(SocketKey::CgroupV2, *level));
             rule.add_expr(&Cmp::new(CmpOp::Eq, &id.to_ne_bytes()[..]));

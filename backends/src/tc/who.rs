@@ -86,7 +86,7 @@ impl Who {
 
     /// Whether a socket of the targets is listed in this namespace.
     pub(super) fn has_sockets_in(&self, space: &Space, host: &Host) -> Result<bool> {
-        let sockets = space.sockets()?;
+        let sockets = space.sockets_now()?;
         Ok(match self {
             Self::Flows { members, known, .. } => {
                 let view = known.view(members);

@@ -102,6 +102,10 @@ fn of_ebpf(cell: &Cell, missed: &str) -> &'static str {
 
 /// The reason for a figure missed.
 pub fn of_figure(backend: &str, what: &str) -> &'static str {
+    if backend == "tc" && what.starts_with("1000 limits") {
+        return "each limit has an ifb device of its own with HTB, its classes, queues and filters: some thirty \
+                requests to the kernel, one after the other";
+    }
     if backend == "tc" && what.starts_with("a request beside") && what.contains("flows 16") {
         return "16 windows of two segments, with less than which receivers acknowledge late, are 46 kB: they \
                 fill the queue of 30 kB, the least that one holds, which at 1M takes 0.23 s";

@@ -75,7 +75,7 @@ impl Active {
         let Some(space) = self.spaces.get(&id) else { return Ok(false) };
         let mut elsewhere = HashSet::new();
         for (_, other) in self.spaces.iter().filter(|(other, _)| **other != id) {
-            elsewhere.extend(other.sockets()?.iter().map(|socket| socket.inode));
+            elsewhere.extend(other.sockets_now()?.iter().map(|socket| socket.inode));
         }
         // What came meanwhile is listed by now.
         Ok(self.who.may_be_in(space.names(), ledger.1, &elsewhere)

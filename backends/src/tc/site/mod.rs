@@ -21,7 +21,7 @@ use crate::{
     moved::Mark,
     netns::{self, Netns},
     rtnetlink::Socket,
-    sockets::diag::Diag,
+    sockets::{DiagSocket, diag::Diag},
 };
 use interfaces::{Attached, largest_mtu};
 
@@ -78,6 +78,14 @@ impl Sites {
         Ok(Shared(site))
     }
 
+    /// Begins a look: sockets are listed anew, once for all limits of a site.
+    pub(super) fn look_again(&self) {
+        let sites = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for site in sites.values().filter_map(Weak::upgrade).map(Shared) {
+            site.lock().sockets = None;
+        }
+    }
+
     /// What hears of new connections.
     pub(super) fn ears(&self) -> Vec<Ear> {
         let sites = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,6 +111,8 @@ pub(super) struct Site {
     pub(super) rt: Socket,
     watch: Watch,
     pub(super) diag: Diag,
+    /// As listed in this look.
+    sockets: Option<Arc<Vec<DiagSocket>>>,
     by: By,
     /// The largest of the interfaces that are charged.
     pub(super) mtu: u32,
@@ -130,6 +140,7 @@ impl Site {
             rt,
             watch,
             diag,
+            sockets: None,
             by,
             mtu,
             hooks: BTreeMap::new(),
@@ -244,6 +255,14 @@ impl Site {
             }
         }
         Ok(())
+    }
+
+    /// The sockets of the namespace, as of this look.
+    pub(super) fn sockets(&mut self) -> Result<Arc<Vec<DiagSocket>>> {
+        if self.sockets.is_none() {
+            self.sockets = Some(Arc::new(self.diag.dump()?));
+        }
+        Ok(self.sockets.clone().unwrap_or_default())
     }
 
     /// Packets, whoever's, that crossed interfaces without an Ethernet header up to now, as

@@ -1,6 +1,6 @@
 //! One limit in one network namespace: its two devices, and what leads to them.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use chadthrottle_core::{
     BackendId, Counters, Direction, Error, Limits, Result, error::ErrorKind, journal::Entry,
@@ -193,8 +193,13 @@ impl Space {
         }
     }
 
-    /// The sockets of the namespace.
-    pub(super) fn sockets(&self) -> Result<Vec<DiagSocket>> {
+    /// The sockets of the namespace, listed once a look for all limits there.
+    pub(super) fn sockets(&self) -> Result<Arc<Vec<DiagSocket>>> {
+        self.site.lock().sockets()
+    }
+
+    /// The same, as of now.
+    pub(super) fn sockets_now(&self) -> Result<Vec<DiagSocket>> {
         self.site.lock().diag.dump()
     }
 

@@ -10,8 +10,8 @@ use crate::{
     stage::Stage,
 };
 
-/// How many limits are in force on each of the stages that are measured in turn. Each of tc has
-/// filters of its own on every interface.
+/// How many limits are in force on each of the stages that are measured in turn. Those of tc take long
+/// to end: each has a device of its own.
 fn limits(backend: &str) -> [usize; 3] {
     [0, 1, if backend == "tc" { 10 } else { 1000 }]
 }
