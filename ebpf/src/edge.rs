@@ -96,10 +96,16 @@ const fn leaks(shared: &Shared) -> bool {
 }
 
 impl Edge {
+    /// Whether what was offered cannot be taken back.
+    #[inline]
+    const fn keeps(&self) -> bool {
+        self.wired == 0 || self.firm != 0
+    }
+
     /// Whether more is outstanding than a limit grants, from the time before it.
     #[inline]
     const fn drains(&self, outstanding: i64, cap: i64) -> bool {
-        self.wired == 0 && self.given_until != 0 && outstanding > cap
+        self.keeps() && self.given_until != 0 && outstanding > cap
     }
 
     /// Whether the window was closed lately.
@@ -203,7 +209,7 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     let outstanding = outstanding(seen.right, seen.next);
     // What is shown can be taken back, what is offered cannot.
     let outstanding =
-        if edge.wired == 0 { outstanding } else { branchless::min(outstanding, cap) };
+        if edge.keeps() { outstanding } else { branchless::min(outstanding, cap) };
     // No window is larger: what we remember is of another state of the socket.
     let advertised = if moved.unsigned_abs() > LARGEST_WINDOW { 0 } else { moved };
     // Many sockets that waited together would each have a horizon of tokens at once.
@@ -255,7 +261,8 @@ pub fn grant(edge: &mut Edge, shared: &Shared, seen: &Seen) -> Grant {
     }
     let window = branchless::max(window, least).cast_unsigned() as u32;
     // Rounded down to the window's unit less than a segment could be left of one.
-    let unit = (1 << (edge.scale & 15)) - 1;
+    let creeps = edge.firm == 0 || i64::from(window) > outstanding;
+    let unit = if creeps { (1 << (edge.scale & 15)) - 1 } else { 0 };
     edge.wire = seen.next.wrapping_add(window).wrapping_add(unit);
     Grant { window, lift: window >= seen.window, closed, greedy, then: 0 }
 }

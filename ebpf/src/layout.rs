@@ -105,7 +105,7 @@ pub struct Flow {
     pub limit: u32,
     /// See `limit`.
     pub generation: u32,
-    /// What is in force: [`PACED`], [`CLAMPED`], [`LOCAL`].
+    /// What is in force: [`PACED`], [`CLAMPED`], [`LOCAL`], [`NARROW`], [`JOINED`], [`PLAIN`].
     pub state: u32,
     /// Callback flags that we added; those of others are not among them.
     pub callbacks: u32,
@@ -153,8 +153,9 @@ pub struct Edge {
     pub passed: u32,
     /// 1 while `right` is what the sender was shown, 0 while it is what the kernel offered.
     pub wired: u32,
-    /// 1 while the clamp holds the window down.
-    pub narrow: u32,
+    /// 1 when the numbers are those of the data of an MPTCP connection, whose sender takes no
+    /// window back.
+    pub firm: u32,
     /// Until when the window stays closed, ns: then [`crate::wire::Promise`] is shown.
     pub due: u64,
     /// The right edge (sequence number) that is shown then.
@@ -203,6 +204,14 @@ pub const PACED: u32 = 1;
 pub const CLAMPED: u32 = 2;
 /// [`Flow::state`]: a packet went over loopback; the socket is left alone from then on.
 pub const LOCAL: u32 = 4;
+/// [`Flow::state`]: the clamp holds the window down.
+pub const NARROW: u32 = 8;
+/// [`Flow::state`]: a subflow of MPTCP. Its connection has the permits, in the [`Flow`] of the MPTCP
+/// socket, and all its subflows use them.
+pub const JOINED: u32 = 16;
+/// [`Flow::state`]: its segments have shown to be plain TCP, though it is a subflow of MPTCP: the
+/// peer does not speak it.
+pub const PLAIN: u32 = 32;
 
 /// Map `LISTENERS` (HASH, local port in host order -> slot + 1): gives the first window of
 /// accepted sockets, where the kernel shows no socket yet. Filled in when a tagged socket

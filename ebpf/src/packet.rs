@@ -16,6 +16,18 @@ pub const TCP_DATA_OFFSET: u32 = 12;
 pub const TCP_WINDOW: u32 = 14;
 /// ... and its checksum.
 pub const TCP_CHECKSUM: u32 = 16;
+/// Bytes of a TCP header without options.
+const TCP_HEADER: u32 = 20;
+/// So many options are looked through for that of MPTCP: it comes last, behind padded timestamps and SACK.
+const OPTIONS: u32 = 8;
+/// Kinds of options: the end, padding, MPTCP (RFC 8684).
+const END: u8 = 0;
+const NO_OPERATION: u8 = 1;
+const MPTCP: u8 = 30;
+/// Its subtype that maps data to subflows, with these flags: it acknowledges data, and by 8 bytes.
+const DSS: u8 = 2;
+const DATA_ACK: u8 = 1;
+const LONG_DATA_ACK: u8 = 2;
 /// Bytes of a UDP header.
 const UDP_HEADER: u32 = 8;
 /// Bytes of the fixed IPv6 header.
@@ -52,6 +64,31 @@ pub fn payload(packet: &impl Bytes, length: u32) -> Option<Payload> {
     };
     let bytes = length.saturating_sub(headers + transport);
     Some(Payload { tcp: protocol == TCP, bytes })
+}
+
+/// The lower half of what a segment acknowledges of an MPTCP connection's data (`DATA_ACK`); its TCP
+/// header starts at `header`. `None`: nothing, as in plain TCP.
+#[inline]
+pub fn data_acknowledged(packet: &impl Bytes, header: u32) -> Option<u32> {
+    let [words] = packet.read(header + TCP_DATA_OFFSET)?;
+    let end = header + u32::from(words >> 4) * 4;
+    let mut at = header + TCP_HEADER;
+    for _ in 0..OPTIONS {
+        if at >= end {
+            break;
+        }
+        let [kind, length, subtype, flags] = packet.read(at)?;
+        match kind {
+            END => break,
+            NO_OPERATION => at += 1,
+            MPTCP if subtype >> 4 == DSS && flags & DATA_ACK != 0 => {
+                let lower = if flags & LONG_DATA_ACK != 0 { at + 8 } else { at + 4 };
+                return Some(u32::from_be_bytes(packet.read(lower)?));
+            }
+            _ => at += u32::from(length),
+        }
+    }
+    None
 }
 
 /// The transport protocol, and where its header starts. `None` as with [`payload`].
@@ -127,6 +164,26 @@ mod tests {
         assert_eq!(of(&ipv4(TCP, 8, &tcp_header(20), 1)), Some((true, 1)), "IP options");
         assert_eq!(of(&ipv4(UDP, 0, &[0; 8], 1400)), Some((false, 1400)));
         assert_eq!(of(&ipv4(1, 0, &[], 64)), Some((false, 64)), "ICMP");
+    }
+
+    #[test]
+    fn data_acknowledged_by_mptcp() {
+        let segment = |options: &[u8]| {
+            let mut segment = tcp_header(20 + options.len());
+            segment[20..].copy_from_slice(options);
+            data_acknowledged(&segment, 0)
+        };
+        let timestamps = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+        let with = |option: &[u8]| segment(&[&timestamps, option].concat());
+        assert_eq!(with(&[30, 12, 0x20, 3, 9, 9, 9, 9, 0, 0, 1, 2]), Some(0x102), "8 bytes");
+        assert_eq!(with(&[30, 8, 0x20, 1, 0, 0, 1, 2]), Some(0x102), "4 bytes");
+        assert_eq!(with(&[30, 8, 0x20, 4, 0, 0, 1, 2]), None, "a mapping alone");
+        assert_eq!(with(&[30, 8, 0x30, 1, 0, 0, 1, 2]), None, "an address");
+        assert_eq!(segment(&timestamps), None, "plain TCP");
+        assert_eq!(segment(&[9, 0, 0, 0]), None, "an option of no length");
+        let sack = [1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+        let behind = [&timestamps[..], &sack, &[30, 8, 0x20, 1, 0, 0, 1, 2]].concat();
+        assert_eq!(segment(&behind), Some(0x102));
     }
 
     #[test]

@@ -5,6 +5,10 @@
 //! each segment on its way out, and may be smaller than the kernel's, also smaller than before.
 //! A sender has to take that (RFC 9293, section 3.8.6: MUST-34); what it sent before is still
 //! accepted, since the kernel's own window has not changed.
+//!
+//! With MPTCP the window is that of the whole connection: it counts from the data that are
+//! acknowledged (`DATA_ACK`), on whichever subflow it is shown, and its sender takes none back
+//! (RFC 8684, section 3.3.5).
 
 use crate::{clock::SECOND, layout::Edge};
 
@@ -36,7 +40,15 @@ pub fn window(edge: &mut Edge, now: u64, ack: u32, field: u16) -> Option<u16> {
     let units = may >> scale;
     let narrowed = units < u32::from(field);
     let shown = if narrowed { units } else { u32::from(field) };
-    edge.shown = if now < edge.due { edge.promised } else { ack.wrapping_add(shown << scale) };
+    let right = ack.wrapping_add(shown << scale);
+    let less = edge.shown.wrapping_sub(right).cast_signed() > 0;
+    edge.shown = if now < edge.due {
+        edge.promised
+    } else if edge.firm != 0 && less {
+        edge.shown
+    } else {
+        right
+    };
     edge.passed = PATIENCE;
     narrowed.then_some(units as u16)
 }
@@ -94,6 +106,16 @@ mod tests {
             "the kernel's own may be smaller"
         );
         assert_eq!(edge.shown, 1000 + 20 * 128);
+    }
+
+    #[test]
+    fn what_mptcp_was_shown_stays() {
+        let mut edge = Edge { firm: 1, shown: 9000, ..edge(5000, 7) };
+        assert_eq!(window(&mut edge, 5 * SECOND, 1000, 1000), Some(31));
+        assert_eq!(edge.shown, 9000, "its sender takes nothing back");
+        edge.wire = 12_000;
+        assert_eq!(window(&mut edge, 5 * SECOND, 1000, 1000), Some(85));
+        assert_eq!(edge.shown, 1000 + 85 * 128);
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! What only the eBPF backend promises, with links on interfaces (kernel 6.6): the sender of a
 //! download sees the window that it was granted, and no other.
 
-use std::{thread, time::Duration};
+use std::{path::Path, thread, time::Duration};
 
 use chadthrottle_tests::{
-    conformance::{FULL, GLANCE, SETTLE, TOLERANCE, Transfer, running},
-    lab::Family::{self, V4, V6},
+    conformance::{FULL, GLANCE, OFFERED, SETTLE, TOLERANCE, Transfer, running},
+    lab::{
+        Family::{self, V4, V6},
+        Lab,
+    },
+    load::{Plan, Role},
     rates::{self, TEN_MBIT},
     skip,
     stage::{Direction::Download, Stage},
@@ -88,6 +92,54 @@ fn even_without_rtt() {
         let stage = Stage::new("ebpf");
         even(&stage, family, flows);
         stage.end();
+    }
+}
+
+/// The same with MPTCP, of connections that begin under the limit: with its own checksums as well, over
+/// a second path, and with a peer that does not speak it.
+#[test]
+fn even_with_mptcp() {
+    if !has_links() || !Path::new("/proc/sys/net/mptcp/enabled").exists() {
+        skip!("this kernel has no links on interfaces, or no MPTCP");
+    }
+    for (what, checksums, paths, peer_speaks) in [
+        ("alone", 0, 1, true),
+        ("with checksums", 1, 1, true),
+        ("over two paths", 0, 2, true),
+        ("with a peer of plain TCP", 0, 1, false),
+    ] {
+        let stage = Stage::new("ebpf");
+        let Lab { near, far, .. } = &stage.lab;
+        near.sh(&format!("sysctl -qw net.mptcp.checksum_enabled={checksums}"));
+        far.sh(&format!("sysctl -qw net.mptcp.checksum_enabled={checksums}"));
+        if paths == 2 {
+            let second = stage.lab.second_wire().ip();
+            near.sh("ip mptcp limits set subflow 1 add_addr_accepted 1");
+            far.sh("ip mptcp limits set subflow 1 add_addr_accepted 1");
+            far.sh(&format!("ip mptcp endpoint add {second} dev eth1 signal"));
+        }
+        let address = stage.lab.far_address(V4);
+        let peer = Plan::accept(address, Role::Send).rate(OFFERED);
+        let peer = if peer_speaks { peer.mptcp() } else { peer }.start(&stage.far());
+        let mut near = Plan::connect(address, Role::Recv).mptcp().wait().start(&stage.near());
+        near.wait_ready();
+        let throttle = stage.limit(Download, near.pid());
+        near.go();
+        near.wait_connected();
+        thread::sleep(2 * SETTLE);
+        let bins = near.watch(LONG);
+        rates::assert_rate(what, &bins, TEN_MBIT, TOLERANCE);
+        let cv = rates::cv(&bins);
+        assert!(cv < EVEN, "{what}: 100 ms bins vary by {cv:.2}: {bins:?}");
+        throttle.stop();
+        thread::sleep(AT_ONCE);
+        let bins = near.watch(GLANCE);
+        rates::assert_fast(what, rates::mean(&bins), FULL, &bins);
+        if paths == 2 {
+            stage.lab.near.sh("ip link del eth1");
+        }
+        stage.end();
+        drop(peer);
     }
 }
 

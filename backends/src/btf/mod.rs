@@ -31,6 +31,10 @@ pub struct Offsets {
     pub rcv_wnd: u32,
     /// `tcp_sock.rcv_nxt`: what is expected next.
     pub rcv_nxt: u32,
+    /// `tcp_sock.copied_seq`: what is to be read next.
+    pub copied_seq: u32,
+    /// `mptcp_sock.ack_seq` (u64): the next byte of data expected; 0 without `CONFIG_MPTCP`.
+    pub ack_seq: u32,
     /// `inet_connection_sock.icsk_ack.rcv_mss` (u16), from the start of `tcp_sock`.
     pub rcv_mss: u32,
     /// `tcp_sock.rx_opt.rcv_wscale`: by how many bits our windows are shifted.
@@ -93,8 +97,8 @@ impl Offsets {
     }
 
     fn from_types(types: &Types<'_>) -> Result<Self, String> {
-        let [tcp_sock, task, socket, net] =
-            types.structs(["tcp_sock", "task_struct", "socket", "net"]);
+        let [tcp_sock, mptcp_sock, task, socket, net] =
+            types.structs(["tcp_sock", "mptcp_sock", "task_struct", "socket", "net"]);
         let tcp = |path: &[&str]| find(types, "tcp_sock", tcp_sock, path);
         let optional =
             |name, id, path: &[&str]| find(types, name, id, path).map_or(0, Member::byte);
@@ -106,6 +110,8 @@ impl Offsets {
             rcv_wup: tcp(&["rcv_wup"])?.byte(),
             rcv_wnd: tcp(&["rcv_wnd"])?.byte(),
             rcv_nxt: tcp(&["rcv_nxt"])?.byte(),
+            copied_seq: tcp(&["copied_seq"])?.byte(),
+            ack_seq: optional("mptcp_sock", mptcp_sock, &["ack_seq"]),
             rcv_mss: tcp(&["inet_conn", "icsk_ack", "rcv_mss"])?.byte(),
             rcv_wscale: tcp(&["rx_opt", "rcv_wscale"])?.into(),
             net: optional("tcp_sock", tcp_sock, &SKC_NET),
@@ -191,6 +197,8 @@ mod tests {
         assert_eq!(offsets.rcv_wup * 8, bits("tcp_sock", "rcv_wup"));
         assert_eq!(offsets.rcv_wnd * 8, bits("tcp_sock", "rcv_wnd"));
         assert_eq!(offsets.rcv_nxt * 8, bits("tcp_sock", "rcv_nxt"));
+        assert_eq!(offsets.copied_seq * 8, bits("tcp_sock", "copied_seq"));
+        assert_eq!(offsets.ack_seq * 8, bits("mptcp_sock", "ack_seq"));
         assert_eq!(offsets.task_pid * 8, bits("task_struct", "pid"));
         assert_eq!(offsets.task_tgid * 8, bits("task_struct", "tgid"));
         assert_eq!(offsets.task_started * 8, bits("task_struct", "start_boottime"));

@@ -172,10 +172,13 @@ fn load_one(name: &str, program: Program, offsets: &Offsets) -> Result<OwnedFd> 
 
 /// What the programs are told about this kernel; 0 switches off what needs it
 /// (`ebpf/src/kernel/constants.rs`).
-fn constants(offsets: &Offsets) -> [(&'static str, u32); 14] {
+fn constants(offsets: &Offsets) -> [(&'static str, u32); 17] {
     [
         ("OFF_RCV_WUP", offsets.rcv_wup),
         ("OFF_RCV_WND", offsets.rcv_wnd),
+        ("OFF_RCV_NXT", offsets.rcv_nxt),
+        ("OFF_COPIED_SEQ", offsets.copied_seq),
+        ("OFF_ACK_SEQ", offsets.ack_seq),
         ("OFF_RCV_MSS", offsets.rcv_mss),
         ("OFF_RCV_WSCALE", offsets.rcv_wscale.byte),
         ("SHIFT_RCV_WSCALE", offsets.rcv_wscale.shift),

@@ -76,13 +76,15 @@ impl Edge {
     #[inline]
     #[must_use]
     pub fn standing(&self, shared: &Shared, now: u64, round_trip: u64) -> Standing {
-        if self.wired != 0 {
+        if !self.keeps() {
             return Standing::Shown;
         }
         let share = share(shared);
         let full = bytes_in(self.horizon(now, round_trip), share).cast_signed();
         if self.drains(outstanding(self.right, self.next), full + 3 * MSS.cast_signed()) {
             Standing::Draining
+        } else if self.wired != 0 {
+            Standing::Shown
         } else if self.tokens + earned(now, self.at, share) < 0 {
             Standing::InDebt
         } else {

@@ -48,7 +48,10 @@ impl Edge {
         let tick = TICK_SOCKET * shared.sockets.get().cast_signed();
         let tick = branchless::clamp(tick, TICK, super::HORIZON.cast_signed());
         let window = bytes_in(tick.cast_unsigned(), share).cast_signed();
-        let window = branchless::clamp(window, mss, i64::from(super::widest(shared.rate)));
+        // What the kernel offers, or little more.
+        let most =
+            branchless::min(i64::from(super::widest(shared.rate)), i64::from(seen.window));
+        let window = branchless::clamp(window, mss, branchless::max(most, mss));
         let missing = window - outstanding - self.tokens;
         let missing = branchless::clamp(missing, 0, MOST).cast_unsigned();
         // A share of nothing at all waits for the longest time as well.
@@ -90,6 +93,7 @@ mod tests {
             round_trip: 50_000,
             random: 512,
             scale: SCALE,
+            firm: false,
             wired: true,
             clocked: true,
             bare: true,

@@ -13,6 +13,10 @@ use crate::{
 /// slower than the limit anyway.
 pub(super) const HANDOVER: u64 = 500 * MILLISECOND;
 
+/// What is outstanding of an MPTCP connection is not free up to this time of the rate: less than the
+/// backlog at which packets are dropped.
+const PAID: u64 = 250 * MILLISECOND;
+
 impl Edge {
     /// All zeroes, as the default, but cheap for the verifier; see [`branchless::zero`].
     #[inline]
@@ -36,7 +40,7 @@ impl Edge {
             scale: half,
             passed: half,
             wired: half,
-            narrow: half,
+            firm: half,
             due: zero,
             promised: half,
             padding: half,
@@ -53,13 +57,22 @@ impl Edge {
         // A probe's time of its share is less than the first window: it stops right after that.
         let slow = bytes_in(200 * MILLISECOND, share) < 2 * MSS;
         // Our program on the interfaces shows what is offered from here on.
-        let first =
-            if seen.wired && leaks(shared) { seen.window.min(MSS as u32) } else { seen.window };
+        let first = if seen.wired && !seen.firm && leaks(shared) {
+            seen.window.min(MSS as u32)
+        } else {
+            seen.window
+        };
         let charged = if fresh { u64::from(first) } else { 0 };
         if fresh {
             *self = Self::zeroed();
         } else if self.is_new() {
             self.give(seen.right.wrapping_sub(seen.next), seen.now);
+        }
+        if seen.firm && !fresh {
+            // Its edge does not creep, and what fits into the backlog is paid for.
+            let all = seen.right.wrapping_sub(seen.next);
+            self.given = all
+                .saturating_sub(bytes_in(PAID, shared.rate.get()).min(u32::MAX.into()) as u32);
         }
         self.at = seen.now;
         self.rate = shared.rate.get();
@@ -69,11 +82,16 @@ impl Edge {
         self.next = seen.next;
         self.scale = seen.scale;
         self.passed = 0;
+        self.firm = seen.firm.into();
         if seen.wired {
             // The sender is shown this with the segment that is about to be sent.
             self.passed = PATIENCE;
             self.wired = 1;
-            self.shown = seen.next.wrapping_add(if fresh { first } else { 0 });
+            self.shown = if seen.firm {
+                seen.right
+            } else {
+                seen.next.wrapping_add(if fresh { first } else { 0 })
+            };
             self.right = self.shown;
         }
         self.wire = self.right;

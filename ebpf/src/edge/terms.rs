@@ -4,6 +4,7 @@ use core::num::NonZeroU64;
 
 /// What a socket shows when it is about to send a segment.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one fact that was seen")]
 pub struct Seen {
     /// The time, ns.
     pub now: u64,
@@ -19,6 +20,8 @@ pub struct Seen {
     pub round_trip: u64,
     /// Any number: keeps sockets from closing and opening in step.
     pub random: u32,
+    /// The numbers are those of an MPTCP connection, see [`crate::layout::Edge::firm`].
+    pub firm: bool,
     /// By how many bits the window is shifted.
     pub scale: u32,
     /// Our program is on the interfaces: what the sender sees can be less than what is offered.

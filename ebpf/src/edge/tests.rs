@@ -22,6 +22,7 @@ fn seen(now: u64, next: u32, right: u32) -> Seen {
         round_trip: 20 * MILLISECOND,
         random: 512,
         scale: 7,
+        firm: false,
         wired: false,
         clocked: false,
         bare: true,
@@ -173,7 +174,7 @@ proptest! {
         let mut edge = Edge { at, closed_at, rate: old_rate, tokens, right, next, ..Edge::default() };
         let shared = Shared { rate: n(rate), sockets: n(sockets), balance, begun };
         let seen = Seen {
-            now, next, right, window, mss, round_trip, random, scale: 7, wired, clocked, bare,
+            now, next, right, window, mss, round_trip, random, scale: 7, firm: false, wired, clocked, bare,
         };
         let grant = grant(&mut edge, &shared, &seen);
         prop_assert!(grant.window >= 1000);

@@ -1,7 +1,7 @@
 //! Which limit a socket is under. The tag on the socket decides; this is the only file that
 //! knows how a socket without a valid one gets it.
 
-use core::{ffi::c_void, num::NonZeroU64};
+use core::{ffi::c_void, num::NonZeroU64, ptr};
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -130,22 +130,21 @@ fn valid(tag: &Tag, cookie: impl FnOnce() -> u64) -> Option<Limit> {
     (tag.owner == 0 || tag.owner == cookie()).then_some(Limit { slot, generation, rates })
 }
 
-/// Whether this TCP socket carries data for an MPTCP socket.
+/// The MPTCP socket that this TCP socket carries data for; null when there is none.
 #[inline]
-pub(crate) fn is_mptcp(sk: *mut c_void) -> bool {
+pub(crate) fn connection(sk: *mut c_void) -> *mut c_void {
+    if constants::has_mptcp() == 0 {
+        return ptr::null_mut();
+    }
     // SAFETY: the verifier checks the pointer.
-    constants::has_mptcp() != 0 && unsafe { !bpf_skc_to_mptcp_sock(sk).is_null() }
+    unsafe { bpf_skc_to_mptcp_sock(sk) }.cast()
 }
 
 /// The tag of the MPTCP socket that this TCP socket carries data for. Applications hold only
 /// the MPTCP socket, so only that is tagged.
 #[inline]
 fn of_mptcp(sk: *mut c_void) -> Option<(Limit, Tag)> {
-    if constants::has_mptcp() == 0 {
-        return None;
-    }
-    // SAFETY: the verifier checks the pointers; null for a socket that is not MPTCP.
-    let mptcp = unsafe { bpf_skc_to_mptcp_sock(sk) }.cast::<c_void>();
+    let mptcp = connection(sk);
     if mptcp.is_null() {
         return None;
     }

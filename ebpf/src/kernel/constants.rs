@@ -8,6 +8,12 @@ chadthrottle_ebpf::constants! {
     OFF_RCV_WUP, rcv_wup;
     /// `tcp_sock.rcv_wnd`: the window offered last. 0: no edge grants.
     OFF_RCV_WND, rcv_wnd;
+    /// `tcp_sock.rcv_nxt`: up to where data arrived.
+    OFF_RCV_NXT, rcv_nxt;
+    /// `tcp_sock.copied_seq`: up to where data were taken out of a subflow of MPTCP.
+    OFF_COPIED_SEQ, copied_seq;
+    /// `mptcp_sock.ack_seq`: the next byte of data expected, a u64. 0: MPTCP is not shown windows.
+    OFF_ACK_SEQ, ack_seq;
     /// `tcp_sock.inet_conn.icsk_ack.rcv_mss`: the sender's segment size, a u16.
     OFF_RCV_MSS, rcv_mss;
     /// `tcp_sock.rx_opt.rcv_wscale`: the byte that has it, and the bits below it there.

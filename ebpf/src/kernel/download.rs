@@ -11,7 +11,7 @@ use chadthrottle_ebpf::{
     atomic::Shared,
     clock::{self, balance},
     edge::{self, Seen},
-    layout::{DOWNLOAD, Flow, Group, LINKED, LINKING},
+    layout::{DOWNLOAD, Edge, Flow, Group, LINKED, LINKING, NARROW},
     program::field,
     wire::UNKNOWN,
 };
@@ -20,9 +20,10 @@ use chadthrottle_ebpf::{
 const OPTION: u32 = 4;
 
 use super::{
-    attribution::{self, Limit},
+    attribution::Limit,
     constants,
     hooks::Socket,
+    joined,
     maps::{GLOBAL, GROUPS},
 };
 
@@ -39,8 +40,12 @@ pub(crate) fn set_window(
 ) {
     let Some(rate) = limit.rate(DOWNLOAD) else { return };
     let Some(group) = GROUPS.get(limit.index(DOWNLOAD)) else { return };
-    let begins = fresh || flow.edge.at == 0;
+    // A SYN that passed our program tells of connections that we open.
+    let least = if fresh && flow.edge.passed == 0 { LINKED } else { LINKING };
+    let Some(global) = GLOBAL.get(0) else { return };
     let Some(mut seen) = look(ctx, sk, now, fresh) else { return };
+    seen.wired = seen.scale != UNKNOWN && global.wired >= least;
+    seen.clocked = global.clocked != 0;
     clock::retune(&group.clock, &group.clock_rate, rate, now);
     group.round_trip.set(clock::recent_largest(group.round_trip.get(), seen.round_trip));
 
@@ -51,16 +56,18 @@ pub(crate) fn set_window(
         balance: balance(group.clock.get(), now),
         begun: group.begun.get(),
     };
-    if begins {
-        seen.scale = scale(sk);
-        // A SYN that passed our program tells of connections that we open.
-        let least = if fresh && flow.edge.passed == 0 { LINKED } else { LINKING };
-        seen.wired =
-            seen.scale != UNKNOWN && GLOBAL.get(0).is_some_and(|global| global.wired >= least);
-        flow.edge.begin(&seen, &shared, fresh, snapshot.active.before != 0);
+    let linked = global.wired == LINKED;
+    let whole = joined::connection(sk, flow, &mut seen, fresh, linked);
+    let Flow { edge, epochs, state, .. } = flow;
+    let (edge, epochs) = match whole {
+        Some(whole) => (&mut whole.edge, &mut whole.epochs),
+        None => (edge, epochs),
+    };
+    if edge.at == 0 || fresh && !seen.firm {
+        edge.begin(&seen, &shared, fresh, snapshot.active.before != 0);
     }
-    if fresh || offer(ctx, flow, group, &shared, &seen) {
-        let [epoch, _] = &mut flow.epochs;
+    if fresh || offer(ctx, state, edge, group, &shared, &seen) {
+        let [epoch, _] = epochs;
         snapshot.count(&group.active, epoch);
     }
 }
@@ -69,33 +76,34 @@ pub(crate) fn set_window(
 #[inline]
 fn offer(
     ctx: *mut bpf_sock_ops,
-    flow: &mut Flow,
+    state: &mut u32,
+    edge: &mut Edge,
     group: &Group<Shared>,
     shared: &edge::Shared,
     seen: &Seen,
 ) -> bool {
-    let grant = edge::grant(&mut flow.edge, shared, seen);
+    let grant = edge::grant(edge, shared, seen);
     let socket = Socket::Event(ctx);
     if grant.closed {
         group.last_close.set(seen.now);
     }
-    if flow.edge.wired != 0 {
-        if flow.edge.narrow != 0 {
-            flow.edge.narrow = 0;
-            socket.clamp(flow, edge::widest(shared.rate));
+    if edge.wired != 0 {
+        if *state & NARROW != 0 {
+            *state &= !NARROW;
+            socket.clamp(state, edge::widest(shared.rate));
         }
         return grant.greedy;
     }
-    flow.edge.narrow = 1;
+    *state |= NARROW;
     if grant.then != 0 {
         // SAFETY: a helper call on the program's own context.
         let failed = unsafe { bpf_reserve_hdr_opt(ctx, OPTION, 0) };
         // Without room for it (many SACK blocks) it takes two probes to open.
-        flow.edge.then = if failed == 0 { grant.then } else { 0 };
+        edge.then = if failed == 0 { grant.then } else { 0 };
     }
-    socket.clamp(flow, grant.window);
+    socket.clamp(state, grant.window);
     if grant.lift {
-        socket.clamp(flow, edge::widest(shared.rate));
+        socket.clamp(state, edge::widest(shared.rate));
     }
     grant.greedy
 }
@@ -104,7 +112,7 @@ fn offer(
 #[inline]
 pub(crate) fn window_is_chosen(ctx: *mut bpf_sock_ops, flow: &mut Flow) {
     if flow.edge.then != 0 {
-        Socket::Event(ctx).clamp(flow, flow.edge.then);
+        Socket::Event(ctx).clamp(&mut flow.state, flow.edge.then);
         flow.edge.then = 0;
     }
 }
@@ -131,21 +139,19 @@ fn look(ctx: *mut bpf_sock_ops, sk: *mut c_void, now: u64, fresh: bool) -> Optio
             },
             round_trip: u64::from((*ctx).srtt_us >> 3) * 1000,
             random: bpf_get_prandom_u32(),
-            scale: UNKNOWN,
+            scale: scale(tp),
+            firm: false,
             wired: false,
-            clocked: GLOBAL.get(0).is_some_and(|global| global.clocked != 0),
+            clocked: false,
             bare: !fresh && (*ctx).skb_len == 0,
         })
     }
 }
 
-/// By how many bits windows are shifted. Those of MPTCP are left alone: they are windows of the
-/// whole connection, whose sender takes none back.
+/// By how many bits the windows of a TCP socket are shifted.
 #[inline]
-fn scale(sk: *mut c_void) -> u32 {
-    // SAFETY: `sk` is a socket; null when it is not TCP.
-    let tp = unsafe { bpf_skc_to_tcp_sock(sk) }.cast::<c_void>();
-    if tp.is_null() || constants::rcv_wscale() == 0 || attribution::is_mptcp(sk) {
+fn scale(tp: *mut c_void) -> u32 {
+    if constants::rcv_wscale() == 0 {
         return UNKNOWN;
     }
     // SAFETY: the loader says where the field is.

@@ -117,7 +117,7 @@ fn serve(ctx: *mut bpf_sock_ops, sk: *mut c_void, limit: Option<Limit>, op: u32)
     if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
         // The window scale is still open.
         if let Some(rate) = limit.rate(DOWNLOAD) {
-            socket.clamp(flow, edge::widest(rate));
+            socket.clamp(&mut flow.state, edge::widest(rate));
         }
         return;
     }
@@ -139,7 +139,7 @@ fn in_handshake(ctx: *mut bpf_sock_ops) -> bool {
 fn listens(ctx: *mut bpf_sock_ops, sk: *mut c_void, limit: &Limit) {
     let Some(rate) = limit.rate(DOWNLOAD) else { return };
     let Some(flow) = FLOWS.get_or_zeroed(sk) else { return };
-    Socket::Event(ctx).clamp(flow, edge::widest(rate));
+    Socket::Event(ctx).clamp(&mut flow.state, edge::widest(rate));
     // SAFETY: the program's own context.
     let port = unsafe { (*ctx).local_port };
     // A full map costs the accepted sockets their small first window, not the limit.

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use chadthrottle_ebpf::{
     edge::UNCLAMPED,
-    layout::{CLAMPED, DOWNLOAD, Edge, Flow, PACED, UPLOAD},
+    layout::{CLAMPED, DOWNLOAD, Edge, Flow, JOINED, NARROW, PACED, UPLOAD},
 };
 
 use super::{attribution::Limit, constants};
@@ -99,8 +99,8 @@ impl Socket {
 
     /// Sets the window clamp, bytes.
     #[inline]
-    pub(crate) fn clamp(self, flow: &mut Flow, bytes: u32) {
-        flow.state |= CLAMPED;
+    pub(crate) fn clamp(self, state: &mut u32, bytes: u32) {
+        *state |= CLAMPED;
         self.set(SOL_TCP, TCP_WINDOW_CLAMP, bytes);
     }
 
@@ -159,10 +159,11 @@ impl Socket {
     #[inline]
     fn unclamp(self, flow: &mut Flow) {
         flow.edge = Edge::zeroed();
-        if flow.state & CLAMPED == 0 {
+        let clamped = flow.state & CLAMPED != 0;
+        flow.state &= !(CLAMPED | NARROW | JOINED);
+        if !clamped {
             return;
         }
-        flow.state &= !CLAMPED;
         self.set(SOL_TCP, TCP_WINDOW_CLAMP, UNCLAMPED);
     }
 

@@ -69,7 +69,7 @@ fn adopt(tp: *mut c_void, limit: &Limit, global: &Global) {
     let download = limit.rate(DOWNLOAD);
     if is_listener(tp) {
         if let Some(rate) = download {
-            socket.clamp(flow, edge::widest(rate));
+            socket.clamp(&mut flow.state, edge::widest(rate));
             // SAFETY: the loader says where the port is.
             let port = unsafe { field::<u16>(tp, constants::num()) };
             // A full map costs the accepted sockets their small first window, not the limit.
@@ -89,7 +89,7 @@ fn adopt(tp: *mut c_void, limit: &Limit, global: &Global) {
         // The window stops growing at what is offered now; the next segment decides on.
         // SAFETY: the loader says where the window is.
         let window = unsafe { field::<u32>(tp, constants::rcv_wnd()) };
-        socket.clamp(flow, window.max(edge::CLOSED));
+        socket.clamp(&mut flow.state, window.max(edge::CLOSED));
     }
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod download;
 pub(crate) mod events;
 pub(crate) mod hooks;
 pub(crate) mod iterator;
+pub(crate) mod joined;
 pub(crate) mod kept;
 pub(crate) mod maps;
 pub(crate) mod packets;

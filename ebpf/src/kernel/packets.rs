@@ -19,7 +19,7 @@ use chadthrottle_ebpf::{
     atomic::Shared,
     clock::{self, MILLISECOND, SECOND, Slack, balance},
     edge,
-    layout::{Flow, Group, LOCAL, PACED, UPLOAD},
+    layout::{Edge, Flow, Group, LOCAL, PACED, UPLOAD},
     pace::Upload,
     packet::payload,
     program::{Packet, field},
@@ -28,6 +28,7 @@ use chadthrottle_ebpf::{
 use super::{
     attribution, constants,
     hooks::can_grant,
+    joined,
     maps::{FLOWS, GROUPS},
 };
 
@@ -83,10 +84,13 @@ fn decide(skb: *mut __sk_buff, direction: u32) -> Option<bool> {
         let flow = FLOWS.get_or_zeroed(sk)?;
         if direction == UPLOAD {
             (cost, upload_slack(flow, group, rate, now, cost))
-        } else if is_given(flow, sk, packet.bytes, now) {
-            (0, GIVEN)
         } else {
-            (cost, download_slack(flow, group, rate, now))
+            let edge = joined::permits(sk, flow)?;
+            if is_given(edge, sk, packet.bytes, now) {
+                (0, GIVEN)
+            } else {
+                (cost, download_slack(edge, group, rate, now))
+            }
         }
     } else {
         (cost, bucket())
@@ -112,22 +116,22 @@ fn bucket() -> Slack {
 
 /// Whether what arrives was allowed before the limit; asked of the socket at its first packet.
 #[inline]
-fn is_given(flow: &mut Flow, sk: *mut c_void, bytes: u32, now: u64) -> bool {
-    if can_grant() && flow.edge.is_new() {
+fn is_given(edge: &mut Edge, sk: *mut c_void, bytes: u32, now: u64) -> bool {
+    if can_grant() && edge.is_new() {
         // SAFETY: `sk` is a socket; null when it is not TCP.
         let tp = unsafe { bpf_skc_to_tcp_sock(sk) }.cast::<c_void>();
         if !tp.is_null() {
             // SAFETY: the loader says where the window is.
             let window = unsafe { field::<u32>(tp, constants::rcv_wnd()) };
-            flow.edge.give(window, now);
+            edge.give(window, now);
         }
     }
-    flow.edge.is_given(bytes, now)
+    edge.is_given(bytes, now)
 }
 
 /// The backstop of TCP downloads.
 #[inline]
-fn download_slack(flow: &Flow, group: &Group<Shared>, rate: NonZeroU64, now: u64) -> Slack {
+fn download_slack(edge: &Edge, group: &Group<Shared>, rate: NonZeroU64, now: u64) -> Slack {
     let idle = now.wrapping_sub(group.last.get());
     if idle > SECOND {
         group.begun.set(now);
@@ -142,7 +146,7 @@ fn download_slack(flow: &Flow, group: &Group<Shared>, rate: NonZeroU64, now: u64
     let sockets = Active::unpack(group.active.get()).sockets();
     let balance = balance(group.clock.get(), now);
     let shared = edge::Shared { rate, sockets, balance, begun };
-    edge::slack(&shared, flow.edge.standing(&shared, now, times.round_trip), &times)
+    edge::slack(&shared, edge.standing(&shared, now, times.round_trip), &times)
 }
 
 /// The backstop of TCP uploads; the socket is also counted as active here.

@@ -14,14 +14,16 @@ use aya_ebpf::{
     },
 };
 use chadthrottle_ebpf::{
-    layout::{DOWNLOAD, Flow, LOCAL},
-    packet::{Bytes, TCP, TCP_CHECKSUM, TCP_DATA_OFFSET, TCP_WINDOW, transport},
+    layout::{DOWNLOAD, Flow, JOINED, LOCAL, PLAIN},
+    packet::{
+        Bytes, TCP, TCP_CHECKSUM, TCP_DATA_OFFSET, TCP_WINDOW, data_acknowledged, transport,
+    },
     program::Packet,
-    wire,
+    wire::{self, PATIENCE, UNKNOWN},
 };
 
 use super::{
-    attribution,
+    attribution, constants, joined,
     kept::{self, Later, Place, namespace},
     maps::FLOWS,
 };
@@ -95,15 +97,28 @@ fn decide(skb: *mut __sk_buff) -> Option<Change> {
     let [flags] = packet.read(header + FLAGS)?;
     if protocol != TCP || flags & (SYN | RST) != 0 || flow.edge.at == 0 {
         // What follows the SYN passes here as well.
-        flow.edge.passed = wire::PATIENCE;
+        flow.edge.passed = PATIENCE;
         return None;
     }
-    let acknowledged = u32::from_be_bytes(packet.read(header + ACKNOWLEDGEMENT)?);
+    if flow.edge.scale == UNKNOWN {
+        // A subflow of MPTCP: now it can be joined.
+        let joins = constants::ack_seq() != 0 && constants::rcv_wscale() != 0;
+        flow.edge.passed = if joins { PATIENCE } else { 0 };
+        return None;
+    }
+    let acknowledged = if flow.state & (JOINED | PLAIN) == 0 {
+        u32::from_be_bytes(packet.read(header + ACKNOWLEDGEMENT)?)
+    } else {
+        joined_acknowledged(&packet, header, flow)?
+    };
     let old: [u8; 2] = packet.read(header + TCP_WINDOW)?;
     // SAFETY: a helper call without pointers.
     let now = unsafe { bpf_ktime_get_ns() };
     let offered = u16::from_be_bytes(old);
-    let new = wire::window(&mut flow.edge, now, acknowledged, offered)?;
+    let (limit, scale) = (flow.limit, flow.edge.scale);
+    let edge = joined::permits(sk, flow).filter(|edge| edge.at != 0)?;
+    edge.scale = scale;
+    let new = wire::window(edge, now, acknowledged, offered)?;
     let network = link_header(skb)?;
     // SAFETY: the program's own context.
     let length = unsafe { (*skb).len };
@@ -111,14 +126,29 @@ fn decide(skb: *mut __sk_buff) -> Option<Change> {
     let [words] = packet.read(header + TCP_DATA_OFFSET)?;
     let bare = place.transport + u32::from(words >> 4) * 4 == length && flags & FIN == 0;
     let promise = match bare {
-        true => wire::promise(&mut flow.edge, now, acknowledged, offered),
+        true => wire::promise(edge, now, acknowledged, offered),
         false => None,
     };
     let later = match promise {
-        Some(promise) => Later { promise, slot: flow.limit - 1, netns: namespace(sk) },
+        Some(promise) => Later { promise, slot: limit - 1, netns: namespace(sk) },
         None => Later::NEVER,
     };
     Some(Change { place, old, new: new.to_be_bytes(), later })
+}
+
+/// What a subflow of MPTCP acknowledges: data, or what plain TCP does with a peer that does not speak
+/// MPTCP. `None`: neither, as in the packets that open it.
+#[inline]
+fn joined_acknowledged(packet: &Network, header: u32, flow: &mut Flow) -> Option<u32> {
+    let data = data_acknowledged(packet, header);
+    if flow.state & JOINED != 0 {
+        return data;
+    }
+    if data.is_some() {
+        flow.state &= !PLAIN;
+        return None;
+    }
+    Some(u32::from_be_bytes(packet.read(header + ACKNOWLEDGEMENT)?))
 }
 
 /// Whether the limit that this state belongs to is in force.
