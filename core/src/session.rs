@@ -58,9 +58,10 @@ impl Session {
     pub fn open(host: Host, backends: Vec<Box<dyn Backend>>) -> Result<Self> {
         let mut undo =
             |id, undo: &_, held: &_, all: &_| undo_with(&backends, &host, id, undo, held, all);
-        let journal = Journal::create(&host)?;
-        // First of all: killed before it is there, we leave an empty journal to the next start.
+        let journal = Journal::unnamed(&host)?;
         let guardian = Guardian::spawn(&journal)?;
+        // Not before: whenever we are killed, somebody removes it.
+        journal.publish()?;
         recover::sweep(&host, &mut undo).iter().for_each(recover::Outcome::log);
         Ok(Self {
             host,

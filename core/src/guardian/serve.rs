@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{DirEntryExt, MetadataExt},
+    },
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -47,6 +50,8 @@ pub fn main(undo: &mut Undoer<'_>) -> Result<()> {
     }
     silence_broken_stderr();
     let host = Host::detect()?;
+    let path =
+        name_of(&journal, path).map_err(|error| Error::io("look for", "the journal", error))?;
     let journal = StaleJournal::inherited(journal, path, &host.boot_id()?)?;
     let outcomes = recover::take_back(journal, &held, undo);
     outcomes.iter().for_each(recover::Outcome::log);
@@ -96,6 +101,14 @@ fn take_stdio() -> io::Result<(OwnedFd, File, PathBuf)> {
     stdio::dup2_stdin(&null)?;
     stdio::dup2_stdout(&null)?;
     Ok((socket, File::from(journal), path))
+}
+
+/// The name of the journal, which was given to it after we got it; `known` when it has none.
+fn name_of(journal: &File, known: PathBuf) -> io::Result<PathBuf> {
+    let inode = journal.metadata()?.ino();
+    let Some(directory) = known.parent() else { return Ok(known) };
+    let mut entries = fs::read_dir(directory)?.flatten();
+    Ok(entries.find(|entry| entry.ino() == inode).map_or(known, |entry| entry.path()))
 }
 
 /// Leaves the run's session, so that no terminal signals us, and ignores other signals.

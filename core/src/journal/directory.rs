@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FlockOperation, flock},
+    fs::{FlockOperation, Mode, OFlags, flock, open as open_file},
     io::Errno,
 };
 
@@ -176,7 +176,8 @@ pub(super) fn live_except(host: &Host, own: &Path) -> Result<Vec<Instance>> {
     Ok(found)
 }
 
-/// Makes the journal of this process: its instance's name and the locked file with a header.
+/// Makes the journal of this process: its instance's name and the locked file with a header, which is
+/// not in the directory yet ([`JournalFile::publish`]).
 pub(super) fn create(host: &Host) -> Result<(String, JournalFile)> {
     DirBuilder::new()
         .recursive(true)
@@ -195,24 +196,32 @@ pub(super) fn create(host: &Host) -> Result<(String, JournalFile)> {
 fn create_file(host: &Host) -> Result<(String, JournalFile)> {
     let owner = own_key(host)?;
     let mut instance = format!("{}-{}", owner.pid, owner.start_time);
+    let named = |instance: &str| host.run.join(instance).with_extension(EXTENSION);
     // The name may be taken: by another journal of this process, by one of an earlier boot, or
     // by a process of another pid namespace.
-    for number in 1.. {
-        let path = host.run.join(&instance).with_extension(EXTENSION);
-        let opened =
-            File::options().read(true).append(true).create_new(true).mode(0o600).open(&path);
-        match opened {
-            Ok(file) => {
-                try_lock(&file, &path)?;
-                return Ok((instance, JournalFile::new(file, path)));
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                instance = format!("{}-{}-{number}", owner.pid, owner.start_time);
-            }
-            Err(error) => return Err(run_error("create", &path, error)),
-        }
+    let mut number = 0;
+    while named(&instance).exists() {
+        number += 1;
+        instance = format!("{}-{}-{number}", owner.pid, owner.start_time);
     }
-    unreachable!("an endless loop that only returns")
+    let path = named(&instance);
+    let file =
+        unnamed(&host.run, &path).map_err(|errno| run_error("create", &path, errno.into()))?;
+    try_lock(&file, &path)?;
+    Ok((instance, JournalFile::new(file, path)))
+}
+
+/// A file of the directory without a name; where the file system has none, with the name `path`.
+fn unnamed(directory: &Path, path: &Path) -> std::result::Result<File, Errno> {
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let file = match open_file(directory, flags | OFlags::TMPFILE, mode) {
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+            open_file(path, flags | OFlags::CREATE | OFlags::EXCL, mode)
+        }
+        opened => opened,
+    };
+    file.map(File::from)
 }
 
 fn write_header(host: &Host, file: &JournalFile) -> Result<()> {

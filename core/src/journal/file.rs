@@ -2,14 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io::{self, Write},
-    os::unix::fs::FileExt,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, MetadataExt},
+    },
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{FallocateFlags, fallocate},
+    fs::{AtFlags, CWD, FallocateFlags, fallocate, linkat},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
@@ -124,6 +127,16 @@ impl JournalFile {
         &self.path
     }
 
+    /// Gives the file its name in the directory, unless it has one.
+    pub(super) fn publish(&self) -> Result<()> {
+        if self.links()? > 0 {
+            return Ok(());
+        }
+        let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        linkat(CWD, unnamed, CWD, &self.path, AtFlags::SYMLINK_FOLLOW)
+            .map_err(|errno| run_error("create", &self.path, errno.into()))
+    }
+
     /// Takes room on the file system in advance.
     pub(super) fn reserve(&self) -> Result<()> {
         match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, RESERVED) {
@@ -176,10 +189,15 @@ impl JournalFile {
     }
 
     fn len(&self) -> Result<u64> {
-        match self.file.metadata() {
-            Ok(data) => Ok(data.len()),
-            Err(error) => Err(run_error("read", &self.path, error)),
-        }
+        Ok(self.metadata()?.len())
+    }
+
+    fn links(&self) -> Result<u64> {
+        Ok(self.metadata()?.nlink())
+    }
+
+    fn metadata(&self) -> Result<Metadata> {
+        self.file.metadata().map_err(|error| run_error("read", &self.path, error))
     }
 }
 

@@ -70,6 +70,13 @@ impl Journal {
     /// Opens a journal in the run directory, which is made when it is not there. A full or
     /// read-only file system shows here, before anything is touched.
     pub fn create(host: &Host) -> Result<Self> {
+        let journal = Self::unnamed(host)?;
+        journal.publish()?;
+        Ok(journal)
+    }
+
+    /// One that nobody sees, and that is gone with its process, until [`Journal::publish`].
+    pub fn unnamed(host: &Host) -> Result<Self> {
         let (instance, file) = directory::create(host)?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -80,6 +87,11 @@ impl Journal {
                 guardian: OnceLock::new(),
             }),
         })
+    }
+
+    /// Gives it its name in the run directory; before anything is claimed or recorded.
+    pub fn publish(&self) -> Result<()> {
+        self.inner.file.publish()
     }
 
     /// Records a change that is about to be made; `backend` takes it back, `None` means core.

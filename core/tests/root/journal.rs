@@ -11,6 +11,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("journal::a_target_has_one_instance", a_target_has_one_instance),
         ("journal::claims_end_with_the_instance", claims_end_with_the_instance),
         ("journal::the_living_are_left_alone", the_living_are_left_alone),
+        ("journal::without_a_name", without_a_name),
         ("journal::another_boot", another_boot),
         ("journal::another_version", another_version),
         ("journal::full_run_directory", full_run_directory),
@@ -67,6 +68,22 @@ fn claims_end_with_the_instance() {
     journal.unclaim(&claims).unwrap();
     scratch.run(&[&claim]).kill();
     journal.close().unwrap();
+}
+
+/// Until it is published nobody sees it: whoever is killed before then leaves nothing.
+fn without_a_name() {
+    let scratch = Scratch::new();
+    let journal = Journal::unnamed(&scratch.host).unwrap();
+    let names = || {
+        let entries = fs::read_dir(&scratch.host.run).unwrap().flatten();
+        entries.map(|entry| entry.file_name()).filter(|name| name != "lock").count()
+    };
+    assert_eq!(names(), 0);
+    journal.publish().unwrap();
+    assert_eq!(names(), 1);
+    assert!(journal.path().exists());
+    journal.close().unwrap();
+    assert_eq!(names(), 0);
 }
 
 fn the_living_are_left_alone() {
