@@ -205,8 +205,9 @@ impl Session {
     /// Takes back everything. Goes on after an error and returns the first.
     pub fn finish(mut self) -> Result<()> {
         let mut outcome = Ok(());
-        for id in self.limits.keys().copied().collect::<Vec<_>>() {
-            outcome = outcome.and(self.lift(id).1);
+        // Whole engines: they know what to do first when many limits end.
+        for (_, engine) in self.engines.drain(..) {
+            outcome = outcome.and(engine.stop());
         }
         for leaf in self.leaves.drain(..).rev() {
             outcome = outcome.and(leaf.remove());

@@ -6,6 +6,7 @@ use chadthrottle_tests::{
     conformance::{MEASURE, SETTLE, TOLERANCE, update::Adjustable},
     lab::Family::V4,
     load::{Load, Plan, Role},
+    process::Running,
     rates,
     stage::{
         Direction::{self, Upload},
@@ -99,6 +100,33 @@ fn ten_limits_are_killed() {
     }
     let free = transfers[0].1.watch(MEASURE);
     assert!(rates::mean(&free) > 4.0 * RATE_BYTES, "still limited: {}", rates::show(&free));
+    stage.end();
+}
+
+/// When many end, all are free at once; what the kernel takes time to delete goes afterwards.
+#[test]
+fn a_hundred_limits_end_together() {
+    let stage = Stage::new("tc");
+    let address = stage.lab.far_address(V4);
+    let far = Plan::accept(address, Role::Recv).start(&stage.far());
+    let near = Plan::connect(address, Role::Send).rate(20.0).start(&stage.near());
+    far.wait_connected();
+    let idle: Vec<Running> =
+        (1..100).map(|_| Running::start(stage.near().command("sleep").arg("60"))).collect();
+    // The one that sends is the last.
+    let pids: Vec<u32> = idle.iter().map(Running::pid).chain([near.pid()]).collect();
+    let mut limits = Adjustable::start(&stage, "tc", Upload, &pids);
+    for number in 0..pids.len() {
+        limits.set(number, RATE);
+    }
+    thread::sleep(SETTLE);
+    let bins = far.watch(MEASURE);
+    rates::assert_rate("among a hundred", &bins, RATE_BYTES, TOLERANCE);
+    let before = far.bins().len();
+    limits.end();
+    let bins = far.bins().split_off(before);
+    let free = bins.chunks(1).position(|bin| rates::mean(bin) > 4.0 * RATE_BYTES);
+    assert!(free.is_some_and(|bin| bin < 10), "limited after a second: {}", rates::show(&bins));
     stage.end();
 }
 

@@ -74,11 +74,22 @@ impl Active {
         Ok(())
     }
 
+    /// Lets everything pass from now on; what is ours stays until [`Self::release`].
+    pub(in crate::tc) fn open(&mut self, ledger: Ledger<'_>) -> Result<()> {
+        if let Err(error) = self.count() {
+            debug!("{error}");
+        }
+        let mut outcome = Ok(());
+        for space in self.spaces.values_mut() {
+            outcome = outcome.and(space.open(Some(ledger)));
+        }
+        outcome.and(self.who.free(&mut self.senders, ledger))
+    }
+
     /// Lets everything pass, then deletes all. Goes on after an error; returns the first, beside
     /// what passed in all.
     pub(in crate::tc) fn release(mut self, ledger: Ledger<'_>) -> (Counters, Result<()>) {
-        let counted = self.count();
-        if let Err(error) = counted {
+        if let Err(error) = self.count() {
             debug!("{error}");
         }
         let counters = self.counters();
