@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use chadthrottle_core::{Direction, Error, ErrorKind, Result};
+use chadthrottle_core::{Direction, Error, Result};
 use netlink_packet_core::{Emitable, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -27,7 +27,7 @@ use crate::{
     tc::{
         classifiers::no_filter,
         ear,
-        hook::{ETHERTYPES, Hook, Listed, free_tables, list},
+        hook::{ETHERTYPES, Hook, Listed, NODES, free_tables, list},
         message::{NEW, filter},
         site::Tenant,
         u32::{key, lead, link, mirror, redirect, table},
@@ -36,8 +36,6 @@ use crate::{
 
 /// As many as u32 allows.
 const BUCKETS: u32 = 256;
-/// Numbers of filters within a bucket: 12 bits, 0 is the bucket itself.
-const NODES: u32 = 0xfff;
 
 /// What comes last in a root table: the kernel itself numbers from 0x800 up (`gen_new_kid`).
 const LAST: u32 = NODES;
@@ -64,8 +62,7 @@ impl Tree {
         direction: Direction,
         ear: u32,
     ) -> Result<Self> {
-        let free = free_tables(rt, hook.link.index, 4)?;
-        let &[tcp4, udp4, tcp6, udp6] = free.as_slice() else { return Err(full(hook)) };
+        let [tcp4, udp4, tcp6, udp6] = free_tables(rt, &hook.link)?;
         let tables = [[tcp4, udp4], [tcp6, udp6]];
         let tree =
             Self { direction, ear, tables, flows: HashMap::new(), taken: HashMap::new() };
@@ -209,7 +206,7 @@ impl Tree {
         // And one for SYN.
         let entries: usize = entries.sum::<usize>() + ETHERTYPES.len();
         let leading = ours.iter().filter(|(handle, filter)| {
-            *handle & 0xfff != 0
+            *handle & NODES != 0
                 && !self.tables.as_flattened().contains(&(*handle >> 20))
                 && !filter.selector.is_empty()
         });
@@ -287,12 +284,6 @@ fn bytes_of(selector: &TcU32Selector) -> Vec<u8> {
     let mut bytes = vec![0; selector.buffer_len()];
     selector.emit(&mut bytes);
     bytes
-}
-
-fn full(hook: &Hook) -> Error {
-    Error::new(ErrorKind::Failed, "find free u32 tables on", &hook.link.name)
-        .meaning("Hundreds of instances have filters there.")
-        .advice("Run chadthrottle clean.")
 }
 
 /// The first refusal, if there is one.

@@ -1,10 +1,11 @@
 //! What the kernel lists of a hook.
 
-use chadthrottle_core::{Direction, Result};
+use chadthrottle_core::{Direction, Error, ErrorKind, Result};
 use netlink_packet_route::{RouteNetlinkMessage, tc::TcMessage};
 
 use super::{FIRST_PREFERENCE, spot};
 use crate::{
+    links::Link,
     rtnetlink::{Refusal, Reply, Socket, attributes, text_of, u32_of},
     tc::{message::Spot, u32::COOKIE},
 };
@@ -21,6 +22,9 @@ const MARK: u16 = 10;
 /// and up.
 pub(super) const FIRST_TABLE: u32 = 0x600;
 pub(super) const TABLES: u32 = 0x800;
+
+/// The bits of a handle that number a filter within a bucket of a table; 0 is the bucket itself.
+pub(in crate::tc) const NODES: u32 = 0xfff;
 
 /// A filter or table as the kernel lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,11 +49,22 @@ impl Listed {
 }
 
 /// Numbers for so many tables that nobody uses at either hook of this interface.
-pub(in crate::tc) fn free_tables(rt: &mut Socket, link: u32, count: usize) -> Result<Vec<u32>> {
-    let mut listed = list(rt, spot(link, Direction::Download))?;
-    listed.extend(list(rt, spot(link, Direction::Upload))?);
+pub(in crate::tc) fn free_tables<const COUNT: usize>(
+    rt: &mut Socket,
+    link: &Link,
+) -> Result<[u32; COUNT]> {
+    let mut listed = list(rt, spot(link.index, Direction::Download))?;
+    listed.extend(list(rt, spot(link.index, Direction::Upload))?);
     let used = |table: u32| listed.iter().any(|filter| filter.handle >> 20 == table);
-    Ok((FIRST_TABLE..TABLES).filter(|&table| !used(table)).take(count).collect())
+    let free = (FIRST_TABLE..TABLES).filter(|&table| !used(table)).take(COUNT);
+    free.collect::<Vec<_>>().try_into().map_err(|_| no_table(link))
+}
+
+/// No number is left for a table, or for a filter in one.
+pub(in crate::tc) fn no_table(link: &Link) -> Error {
+    Error::new(ErrorKind::Failed, "find free u32 tables on", &link.name)
+        .meaning("Hundreds of instances have filters there.")
+        .advice("Run chadthrottle clean.")
 }
 
 /// The filters of one hook; none when the interface or the qdisc is gone.

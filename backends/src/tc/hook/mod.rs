@@ -10,7 +10,7 @@ use chadthrottle_core::{
 };
 use netlink_packet_route::tc::TcHandle;
 
-pub(super) use listed::{Listed, free_tables, list};
+pub(super) use listed::{Listed, NODES, free_tables, list, no_table};
 pub(super) use removal::remove;
 
 use super::message::{EGRESS, INGRESS, Spot};

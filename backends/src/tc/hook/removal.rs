@@ -9,7 +9,7 @@ use super::{
     ETHERTYPES,
     clsact::remove_clsact,
     first,
-    listed::{FIRST_TABLE, Listed, TABLES, is_gone, listed},
+    listed::{FIRST_TABLE, Listed, NODES, TABLES, is_gone, listed},
     spot,
 };
 use crate::{
@@ -46,7 +46,7 @@ pub(super) fn remove_from(rt: &mut Socket, spot: Spot, preference: u16) -> Resul
     let roots = ours.iter().filter(|filter| {
         let table = filter.handle >> 20;
         // What hangs in a table of ours goes with it.
-        filter.handle & 0xfff != 0 && !tables.iter().any(|t| t.handle >> 20 == table)
+        filter.handle & NODES != 0 && !tables.iter().any(|t| t.handle >> 20 == table)
     });
     let roots: Vec<_> = roots.map(|filter| delete_message(spot, filter)).collect();
     rt.execute_all(roots.into_iter().map(|message| (message, 0)))?;

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chadthrottle_core::{Direction, Error, ErrorKind, Result};
+use chadthrottle_core::{Direction, Result};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcFilterU32Option, TcMessage, TcOption, TcU32Selector},
@@ -22,15 +22,12 @@ use crate::{
     rtnetlink::Socket,
     tc::{
         classifiers::no_filter,
-        hook::{ETHERTYPES, Hook, Listed, free_tables},
+        hook::{ETHERTYPES, Hook, Listed, NODES, free_tables, no_table},
         message::{NEW, filter},
         site::Tenant,
         u32::{act, clear_mark, key, lead, mirred, passage, recall_mark, table, terminal},
     },
 };
-
-/// Numbers of filters within a table: 12 bits, 0 is the table itself.
-const NODES: u32 = 0xfff;
 
 /// The filters of one hook. They stay the same, whatever sockets the targets have.
 #[derive(Debug)]
@@ -51,9 +48,8 @@ impl Marking {
         direction: Direction,
         instance: u32,
     ) -> Result<Self> {
-        let free = free_tables(rt, hook.link.index, 2)?;
-        let &[v4, v6] = free.as_slice() else { return Err(full(hook)) };
-        let marking = Self { direction, instance, tables: [v4, v6], limits: BTreeMap::new() };
+        let tables = free_tables(rt, &hook.link)?;
+        let marking = Self { direction, instance, tables, limits: BTreeMap::new() };
         for family in 0..ETHERTYPES.len() {
             marking.add(rt, hook, family, marking.tables[family] << 20, table(1))?;
             for options in marking.frame(family) {
@@ -103,7 +99,7 @@ impl Marking {
         mark: Mark,
     ) -> Result<()> {
         let free = (1..=NODES).find(|node| !self.limits.contains_key(node));
-        let node = free.ok_or_else(|| full(hook))?;
+        let node = free.ok_or_else(|| no_table(&hook.link))?;
         self.limits.insert(node, (tenant, mark));
         // A mark is taken off again, since nobody further up asked for it; of uploads COUNTED stays: a
         // tunnel must see that the packet was attributed.
@@ -184,10 +180,4 @@ fn marked(mut options: Vec<TcOption>, [value, mask]: [u32; 2]) -> Vec<TcOption> 
     let words = [value, mask, 0].into_iter().flat_map(u32::to_ne_bytes);
     options.push(TcOption::U32(TcFilterU32Option::Mark(words.collect())));
     options
-}
-
-fn full(hook: &Hook) -> Error {
-    Error::new(ErrorKind::Failed, "find a free u32 table on", &hook.link.name)
-        .meaning("Hundreds of instances have filters there.")
-        .advice("Run chadthrottle clean.")
 }
